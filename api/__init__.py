@@ -1,0 +1,1 @@
+"""HTTP: studies, findings and the worklist."""

@@ -1,0 +1,1 @@
+"""From a stored instance to a place in the queue."""

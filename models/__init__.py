@@ -1,0 +1,1 @@
+"""AI models: never database rows."""

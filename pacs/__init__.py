@@ -1,0 +1,1 @@
+"""The archive: what DICOM asks of it."""

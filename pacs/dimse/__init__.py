@@ -1,0 +1,1 @@
+"""The network side of the archive, one file for each service class."""

@@ -1,0 +1,1 @@
+"""The ground floor: bytes, rows, and the words for them."""

@@ -1,0 +1,100 @@
+"""Every error that sangloc raises on purpose; the docstring of a class is its default message.
+
+    SanglocError
+    ├── InvalidInput                 what came in cannot be taken, and trying again will not help
+    │   ├── InvalidUID
+    │   ├── InvalidDataSet
+    │   ├── ObjectTooLarge
+    │   └── InvalidBundle
+    ├── NotFound
+    ├── Unavailable                  a part we need is away; trying again later is right
+    │   ├── DatabaseUnavailable
+    │   └── ObjectStoreUnavailable
+    │       └── ObjectStoreFull
+    ├── DigestMismatch               stored bytes are not the bytes that were acknowledged
+    ├── NotScorable                  an instance that no model reads; the reason is for a person
+    └── SettingsError                the settings contradict each other or are unsafe
+
+Errors know nothing of DICOM or HTTP: each edge has one table from error to status (`pacs/dimse/status.py`,
+`api/problems.py`).
+"""
+
+from __future__ import annotations
+
+import inspect
+
+__all__ = [
+    "DatabaseUnavailable",
+    "DigestMismatch",
+    "InvalidBundle",
+    "InvalidDataSet",
+    "InvalidInput",
+    "InvalidUID",
+    "NotFound",
+    "NotScorable",
+    "ObjectStoreFull",
+    "ObjectStoreUnavailable",
+    "ObjectTooLarge",
+    "SanglocError",
+    "SettingsError",
+    "Unavailable",
+]
+
+
+class SanglocError(Exception):
+    """Something went wrong in sangloc."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(message or inspect.getdoc(type(self)) or type(self).__name__)
+
+
+class InvalidInput(SanglocError):
+    """The input cannot be accepted."""
+
+
+class InvalidUID(InvalidInput):
+    """A UID is not a valid DICOM unique identifier (PS3.5 9.1)."""
+
+
+class InvalidDataSet(InvalidInput):
+    """The data set cannot be indexed."""
+
+
+class ObjectTooLarge(InvalidInput):
+    """The object is larger than the configured limit."""
+
+
+class InvalidBundle(InvalidInput):
+    """The model bundle cannot be used."""
+
+
+class NotFound(SanglocError):
+    """There is no such thing here."""
+
+
+class Unavailable(SanglocError):
+    """A part that is needed is not available now."""
+
+
+class DatabaseUnavailable(Unavailable):
+    """The database cannot be reached."""
+
+
+class ObjectStoreUnavailable(Unavailable):
+    """The object store cannot be reached."""
+
+
+class ObjectStoreFull(ObjectStoreUnavailable):
+    """The object store has no room left."""
+
+
+class DigestMismatch(SanglocError):
+    """The stored bytes do not match their SHA-256."""
+
+
+class NotScorable(SanglocError):
+    """The instance cannot be scored."""
+
+
+class SettingsError(SanglocError):
+    """The settings cannot be used."""
