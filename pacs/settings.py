@@ -1,0 +1,220 @@
+"""Every setting with its unit, default and reason. `pacs.sources` reads them; docs/configuration.md shows them."""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+
+from storage.errors import SettingsError
+
+__all__ = [
+    "Database",
+    "Dicom",
+    "Http",
+    "Log",
+    "Objects",
+    "Peer",
+    "Section",
+    "Settings",
+    "Site",
+    "Triage",
+    "Worker",
+    "refuse_unsafe",
+]
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+AETitle = Annotated[
+    str, Field(pattern=r"^[\x21-\x5B\x5D-\x7E]([\x20-\x5B\x5D-\x7E]{0,14}[\x21-\x5B\x5D-\x7E])?$")
+]  # PS3.5 6.2: 16 characters, no backslash
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+Minutes = Annotated[float, Field(gt=0, le=525_600)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A frozen group of settings that takes no unknown names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
+
+
+class Database(Section):
+    """Where the index lives."""
+
+    url: SecretStr | None = Field(
+        default=None, description="PostgreSQL connection URL; unset: a private PostgreSQL in the data folder"
+    )
+    max_connections: Count = Field(default=8, description="connections that one process opens at most")
+
+
+class Objects(Section):
+    """Where the bytes live: a folder, or an S3 bucket when an endpoint is given."""
+
+    folder: Path | None = Field(default=None, description="folder of the objects; unset: `objects` in the data folder")
+    endpoint: str = Field(default="", description="host:port of an S3 server; empty: the folder is used")
+    bucket: str = Field(default="sangloc", description="S3 bucket; made on first start")
+    access_key: SecretStr | None = Field(default=None, description="S3 access key")
+    secret_key: SecretStr | None = Field(default=None, description="S3 secret key")
+    region: str = Field(default="us-east-1", description="S3 region")
+    secure: bool = Field(default=True, description="speak TLS to the S3 server")
+    ca_file: Path | None = Field(
+        default=None, description="certificate authority (PEM) of the S3 server; unset: the system's"
+    )
+    part_size_mib: Annotated[int, Field(ge=5, le=5120)] = Field(default=16, description="S3 part size in MiB")
+    timeout_s: Seconds = Field(default=5.0, description="longest wait for the S3 server, in seconds")
+
+
+class Peer(Section):
+    """Who may associate: an AE title, an address or network, or both."""
+
+    ae_title: str = Field(default="", description="calling AE title; empty: any")
+    address: str = Field(default="", description="address or network such as 10.1.0.0/16; empty: any")
+
+    @model_validator(mode="after")
+    def _check(self) -> Peer:
+        if not self.ae_title and not self.address:
+            raise ValueError("a peer needs an ae_title, an address, or both")
+        if self.address:
+            ipaddress.ip_network(self.address, strict=False)
+        return self
+
+
+class Dicom(Section):
+    """The DICOM receiver."""
+
+    host: str = Field(default="127.0.0.1", description="address to listen on; 0.0.0.0 or :: for all")
+    port: Port = Field(default=11112, description="TCP port; 0 takes a free one")
+    ae_title: AETitle = Field(default="SANGLOC", description="called AE title that senders must use")
+    receivers: Annotated[int, Field(ge=0, le=256)] = Field(default=0, description="receiver processes; 0: one a core")
+    peers: tuple[Peer, ...] = Field(default=(), description="who may associate; empty: anybody, on loopback only")
+    allow_any_peer: bool = Field(default=False, description="let anybody in on an address that is not loopback")
+    require_called_ae_title: bool = Field(default=True, description="refuse a called AE title other than ours")
+    private_sop_classes: tuple[str, ...] = Field(
+        default=(), description="UIDs of private storage SOP classes to accept as well"
+    )
+    max_associations: Count = Field(
+        default=128, description="associations at once in one receiver process; more are rejected"
+    )
+    max_pdu_bytes: Annotated[int, Field(ge=4096, le=16_777_216)] = Field(
+        default=262_144, description="longest PDU we ask for, bytes"
+    )
+    max_object_mib: Count = Field(default=4096, description="largest object taken, MiB")
+    artim_timeout_s: Seconds = Field(
+        default=10.0, description="wait for an association request after connecting, seconds"
+    )
+    idle_timeout_s: Seconds = Field(
+        default=300.0, description="an association without traffic is aborted after so many seconds"
+    )
+    drain_timeout_s: Seconds = Field(
+        default=20.0, description="on stop, running associations may finish for so many seconds"
+    )
+    tls_certificate: Path | None = Field(
+        default=None, description="our certificate chain (PEM); set: DICOM TLS is spoken"
+    )
+    tls_key: Path | None = Field(default=None, description="our private key (PEM)")
+    tls_client_ca: Path | None = Field(
+        default=None, description="authority of client certificates (PEM); set: clients need one"
+    )
+
+
+class Http(Section):
+    """The API and the worklist page."""
+
+    host: str = Field(default="127.0.0.1", description="address to listen on; other than loopback only with tokens")
+    port: Port = Field(default=8080, description="TCP port; 0 takes a free one")
+    tokens: dict[str, SecretStr] = Field(
+        default={}, description="bearer tokens by name of the user or machine; empty: no login"
+    )
+
+
+class Worker(Section):
+    """The worker that reads images."""
+
+    count: Annotated[int, Field(ge=0, le=256)] = Field(default=1, description="worker processes under `up`; 0: none")
+    bundle: Path | None = Field(
+        default=None, description="folder of the model bundle; unset: the one that ships with sangloc"
+    )
+    device: Literal["auto", "cuda", "openvino", "cpu"] = Field(default="auto", description="what runs the model")
+    batch_size: Annotated[int, Field(ge=1, le=1024)] = Field(default=8, description="images in one batch at most")
+    lease_s: Seconds = Field(
+        default=60.0, description="a job of a worker that died is taken over after so many seconds"
+    )
+    max_attempts: Count = Field(default=5, description="tries before a job is set aside as dead")
+
+
+class Triage(Section):
+    """Maximum waits by requested priority."""
+
+    stat_minutes: Minutes = Field(default=15.0, description="maximum wait of a STAT study, minutes")
+    urgent_minutes: Minutes = Field(default=60.0, description="maximum wait of an urgent study, minutes")
+    routine_minutes: Minutes = Field(default=480.0, description="maximum wait of a routine study, minutes")
+
+
+class Site(Section):
+    """A hospital or department, known by the AE titles that send for it, with waits of its own."""
+
+    name: str = Field(description="the site's name, shown in the worklist", min_length=1)
+    ae_titles: tuple[str, ...] = Field(description="calling AE titles that belong to the site", min_length=1)
+    stat_minutes: Minutes | None = Field(default=None, description="maximum wait of a STAT study here, minutes")
+    urgent_minutes: Minutes | None = Field(default=None, description="maximum wait of an urgent study here, minutes")
+    routine_minutes: Minutes | None = Field(default=None, description="maximum wait of a routine study here, minutes")
+
+
+class Log(Section):
+    """What the parts write to standard error; never a patient's name or ID."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="least important event written"
+    )
+    format: Literal["console", "json"] = Field(default="console", description="lines for people or for machines")
+
+
+class Settings(Section):
+    """All settings."""
+
+    data: Path = Field(default=Path("data"), description="folder of everything that sangloc keeps")
+    database: Database = Database()
+    objects: Objects = Objects()
+    dicom: Dicom = Dicom()
+    http: Http = Http()
+    worker: Worker = Worker()
+    triage: Triage = Triage()
+    sites: tuple[Site, ...] = Field(default=(), description="sites with their AE titles and waits")
+    log: Log = Log()
+
+
+def refuse_unsafe(settings: Settings) -> None:
+    """Raise `SettingsError`, saying what to do, where the settings contradict each other or open a door unguarded."""
+    http, dicom, objects = settings.http, settings.dicom, settings.objects
+    if not _is_loopback(http.host) and not http.tokens:
+        raise SettingsError(
+            f"http.host is {http.host}, which others can reach, but there are no http.tokens: set SANGLOC_HTTP_TOKENS "
+            'to {"name": "a long random token"} or listen on 127.0.0.1'
+        )
+    if not _is_loopback(dicom.host) and not (dicom.peers or dicom.tls_client_ca or dicom.allow_any_peer):
+        raise SettingsError(
+            f"dicom.host is {dicom.host}, which others can reach, but nothing says who may send: list dicom.peers, "
+            "require client certificates (dicom.tls_client_ca), or set dicom.allow_any_peer = true"
+        )
+    if short := [name for name, token in http.tokens.items() if len(token.get_secret_value()) < 16]:
+        raise SettingsError(
+            f"http.tokens: the token of {short[0]!r} has under 16 characters; try: openssl rand -hex 24"
+        )
+    if bool(dicom.tls_certificate) != bool(dicom.tls_key) or (dicom.tls_client_ca and not dicom.tls_key):
+        raise SettingsError("DICOM TLS needs both dicom.tls_certificate and dicom.tls_key")
+    if objects.endpoint and not (objects.access_key and objects.secret_key):
+        raise SettingsError("objects.endpoint is set: set objects.access_key and objects.secret_key too")
+    if objects.endpoint and objects.folder:
+        raise SettingsError("objects.endpoint and objects.folder are both set: objects live in one place")
+    titles = [title for site in settings.sites for title in site.ae_titles]
+    if twice := sorted({title for title in titles if titles.count(title) > 1}):
+        raise SettingsError(f"sites: the AE title {twice[0]} belongs to two sites")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
