@@ -18,7 +18,7 @@ from typing import BinaryIO, Self
 
 from storage.errors import NotFound, ObjectStoreFull, ObjectStoreUnavailable, SanglocError
 from storage.objects import Buffer
-from storage.objects.keys import validate
+from storage.objects.keys import is_key, validate
 
 __all__ = ["DirectoryStore"]
 
@@ -81,7 +81,7 @@ class DirectoryStore:
             for second in self._names(f"{first}/", prefix):
                 for name in self._names(f"{first}/{second}/", prefix):
                     key = f"{first}/{second}/{name}"
-                    if _is_key(key):
+                    if is_key(key):
                         yield key
 
     def url(self, key: str, expires_s: int) -> str | None:  # noqa: ARG002
@@ -212,13 +212,6 @@ def _write_rest(fd: int, chunks: Sequence[Buffer], written: int) -> None:
         if left:
             left[0] = left[0][written:]
             written = os.writev(fd, left[:_IOV_MAX])
-
-
-def _is_key(text: str) -> bool:
-    try:
-        return bool(validate(text))
-    except NotFound:
-        return False
 
 
 @contextmanager

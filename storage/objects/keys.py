@@ -8,7 +8,7 @@ import re
 
 from storage.errors import NotFound
 
-__all__ = ["new_key", "validate"]
+__all__ = ["is_key", "new_key", "validate"]
 
 _VALID = re.compile(r"[0-9a-f]{2}/[0-9a-f]{2}/[0-9a-f]{32}\.dcm", re.ASCII)
 
@@ -22,8 +22,13 @@ def new_key(study_uid: str) -> str:
     return f"{shard[:2]}/{shard[2:]}/{os.urandom(16).hex()}.dcm"
 
 
+def is_key(text: str) -> bool:
+    """Whether `new_key` could have made this text."""
+    return _VALID.fullmatch(text) is not None
+
+
 def validate(key: str) -> str:
-    """The key itself; raises `NotFound` for anything that `new_key` could not have made (`../` and the like)."""
-    if _VALID.fullmatch(key) is None:
+    """The key itself; raises `NotFound` for anything that is none (`../` and the like)."""
+    if not is_key(key):
         raise NotFound(f"{key[:80]!r} is not an object key")
     return key
