@@ -1,4 +1,4 @@
-"""Phantoms look like chests to a program: dark lungs between a bright mediastinum and a body; abnormalities where drawn."""
+"""Phantoms look like chests to a program: dark lungs beside a bright mediastinum; abnormalities where drawn."""
 
 from __future__ import annotations
 
