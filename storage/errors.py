@@ -19,6 +19,8 @@ Errors know nothing of DICOM or HTTP: each edge has one table from error to stat
 `api/problems.py`).
 """
 
+# ruff: noqa: N818 - named for what is, as in `raise NotFound`
+
 from __future__ import annotations
 
 import inspect

@@ -22,6 +22,7 @@ class UID(str):
     __slots__ = ()
 
     def __new__(cls, value: str) -> Self:
+        """Validate; see the class."""
         text = value.rstrip("\0 ")
         if len(text) > _MAX_CHARACTERS or _VALID.fullmatch(text) is None:
             shown = text[:_MAX_CHARACTERS].encode("ascii", "backslashreplace").decode()

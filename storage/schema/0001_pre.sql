@@ -2,7 +2,7 @@
 
 CREATE TABLE patients (
     patient_pk   bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    patient_key  text COLLATE "C" NOT NULL UNIQUE,   -- issuer|id, or study:UID where no Patient ID was sent
+    patient_key  text COLLATE "C" NOT NULL UNIQUE,   -- issuer\id, or study:UID where no Patient ID was sent
     patient_id   text COLLATE "C" NOT NULL,
     issuer       text COLLATE "C" NOT NULL,
     name         text NOT NULL,                      -- alphabetic=ideographic=phonetic, as first received
@@ -52,7 +52,7 @@ CREATE INDEX name_words_study ON name_words (study_fk);
 
 CREATE TABLE series (
     series_pk           bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    series_uid          text COLLATE "C" NOT NULL UNIQUE,
+    series_uid          text COLLATE "C" NOT NULL,
     study_fk            bigint NOT NULL REFERENCES studies,
     modality            text COLLATE "C" NOT NULL,
     series_number       integer,
@@ -69,7 +69,8 @@ CREATE TABLE series (
     manufacturer        text COLLATE "C" NOT NULL,
     manufacturer_model  text COLLATE "C" NOT NULL,
     institution_name    text COLLATE "C" NOT NULL,
-    created_at          timestamptz NOT NULL DEFAULT now()
+    created_at          timestamptz NOT NULL DEFAULT now(),
+    UNIQUE (series_uid, study_fk)                    -- some senders use one series UID in two studies
 );
 CREATE INDEX series_study ON series (study_fk);
 CREATE INDEX series_modality ON series (modality, study_fk);
@@ -78,7 +79,7 @@ CREATE TABLE instances (
     instance_pk        bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     sop_uid            text COLLATE "C" NOT NULL UNIQUE,
     series_fk          bigint NOT NULL REFERENCES series,
-    study_fk           bigint NOT NULL REFERENCES studies,
+    study_fk           bigint NOT NULL,             -- of the series: no foreign key and no index of its own, each costs
     sop_class          text COLLATE "C" NOT NULL,
     transfer_syntax    text COLLATE "C" NOT NULL,
     instance_number    integer,
@@ -104,7 +105,6 @@ CREATE TABLE instances (
     triage_reason      text NOT NULL DEFAULT ''
 );
 CREATE INDEX instances_series ON instances (series_fk);
-CREATE INDEX instances_study ON instances (study_fk);
 
 -- What came in and could not be served: other bytes under a known UID, or data that cannot be indexed. For a person to look at.
 CREATE TABLE set_aside (
@@ -174,7 +174,7 @@ CREATE TABLE worklist (
     arrived_at   timestamptz NOT NULL,
     latest_due_at timestamptz NOT NULL,             -- arrival plus the site's maximum wait: due_at never exceeds it
     due_at       timestamptz NOT NULL,
-    status       text NOT NULL,                     -- waiting | scored | not_eligible | failed
+    status       text COLLATE "C" NOT NULL,         -- waiting | scored | not_eligible | failed
     reason       text NOT NULL DEFAULT '',
     flagged      boolean NOT NULL DEFAULT false,
     probability  real,
@@ -182,14 +182,16 @@ CREATE TABLE worklist (
     findings     jsonb NOT NULL DEFAULT '[]',       -- [{name, probability, threshold}] above threshold, highest first
     score_fk     bigint REFERENCES scores ON DELETE SET NULL,
     site         text COLLATE "C" NOT NULL,
+    study_date   date,
+    priority     text COLLATE "C" NOT NULL,         -- the most urgent that was asked for: stat | urgent | routine
     scored_at    timestamptz,                       -- when the first score became visible
     read_at      timestamptz,
     read_by      text NOT NULL DEFAULT '',
     changed_at   timestamptz NOT NULL DEFAULT now()
 );
-CREATE INDEX worklist_order ON worklist (due_at, study_uid) WHERE state = 'open';
-CREATE INDEX worklist_arrival ON worklist (arrived_at, study_uid) WHERE state = 'open';
-CREATE INDEX worklist_flagged ON worklist (due_at, study_uid) WHERE state = 'open' AND flagged;
+-- The columns behind the order are filters that a walk answers inside the index, whatever their combination.
+CREATE INDEX worklist_order ON worklist (due_at, study_uid, flagged, status, site, study_date) WHERE state = 'open';
+CREATE INDEX worklist_arrival ON worklist (arrived_at, study_uid, flagged, status, site, study_date) WHERE state = 'open';
 CREATE INDEX worklist_read ON worklist (read_at DESC, study_uid) WHERE state = 'read';
 
 -- A worker is alive while seen_at is recent; the worklist says "arrival order" when none with a model is.
