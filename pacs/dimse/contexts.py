@@ -1,0 +1,169 @@
+"""Which SOP classes and transfer syntaxes an association may use (PS3.8 7.1.1, PS3.7 D.3.2).
+
+pynetdicom reads and writes the association PDUs; what is accepted is decided here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from pydicom._uid_dict import UID_dictionary
+from pydicom.uid import UID
+from pynetdicom import presentation, sop_class
+from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RQ
+from pynetdicom.pdu_primitives import (
+    A_ASSOCIATE,
+    ImplementationClassUIDNotification,
+    ImplementationVersionNameNotification,
+    MaximumLengthNotification,
+    SCP_SCU_RoleSelectionNegotiation,
+)
+
+from pacs.dimse.wire import ASSOCIATE_RQ, INVALID_PARAMETER, ProtocolError
+
+__all__ = [
+    "APPLICATION_CONTEXT",
+    "IMPLEMENTATION_UID",
+    "IMPLEMENTATION_VERSION",
+    "STORAGE_CLASSES",
+    "VERIFICATION",
+    "Context",
+    "Negotiated",
+    "is_private",
+    "negotiate",
+]
+
+APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"  # PS3.7 A.2.1
+IMPLEMENTATION_UID = "2.25.118372946108294615073326519480276453917"
+IMPLEMENTATION_VERSION = "SANGLOC_0_1"
+VERIFICATION = "1.2.840.10008.1.1"
+
+_STANDARD_ROOT = "1.2.840.10008."
+_NOT_STORAGE_SERVICE = frozenset(  # "Storage" by name, but not of the Storage Service Class (PS3.4 B)
+    {
+        "1.2.840.10008.1.3.10",  # Media Storage Directory: only on media (PS3.10)
+        "1.2.840.10008.1.20.1",  # Storage Commitment: a service of its own (PS3.4 J)
+        "1.2.840.10008.1.20.2",
+        "1.2.840.10008.5.1.1.27",  # Stored Print: retired, no patient and no study
+        "1.2.840.10008.5.1.4.1.1.200.1",  # Non-Patient Object Storage (PS3.4 GG): no study to put them under
+        "1.2.840.10008.5.1.4.1.1.200.3",
+        "1.2.840.10008.5.1.4.1.1.200.7",
+        "1.2.840.10008.5.1.4.1.1.201.1",
+        "1.2.840.10008.5.1.4.38.1",
+        "1.2.840.10008.5.1.4.39.1",
+        "1.2.840.10008.5.1.4.43.1",
+        "1.2.840.10008.5.1.4.44.1",
+        "1.2.840.10008.5.1.4.45.1",
+    }
+)
+
+
+def _storage_classes() -> frozenset[str]:
+    named = {uid for uid, (name, kind, *_) in UID_dictionary.items() if kind == "SOP Class" and "Storage" in name}
+    return frozenset(named | {str(uid) for uid in sop_class._STORAGE_CLASSES.values()}) - _NOT_STORAGE_SERVICE
+
+
+STORAGE_CLASSES = _storage_classes()  # UIDs; retired ones too, because archives that move send them
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """One accepted presentation context: its abstract syntax and the one transfer syntax of its data sets."""
+
+    abstract_syntax: str
+    transfer_syntax: str
+
+
+@dataclass(frozen=True, slots=True)
+class Negotiated:
+    """The answer to an A-ASSOCIATE-RQ."""
+
+    accept_pdu: bytes
+    contexts: Mapping[int, Context]
+    peer_max_pdu_bytes: int  # 0: no limit
+    peer_implementation: str
+
+
+def is_private(uid: str) -> bool:
+    """Whether a UID is not one of the DICOM standard (PS3.5 9.2)."""
+    return not uid.startswith(_STANDARD_ROOT)
+
+
+@lru_cache(maxsize=32)  # a modality that opens one association for each image asks the same each time
+def negotiate(request: bytes, *, max_pdu_bytes: int, allow_private: bool) -> Negotiated:
+    """Answer the body of an A-ASSOCIATE-RQ PDU (its bytes behind the length field).
+
+    Every storage SOP class is accepted with the first transfer syntax that the peer names: senders put the form in
+    which they hold the object first, and it is kept as it comes. Raises `ProtocolError` when it cannot be read.
+    """
+    try:
+        pdu = A_ASSOCIATE_RQ()
+        pdu.decode(bytes((ASSOCIATE_RQ, 0)) + len(request).to_bytes(4, "big") + request)
+        primitive = pdu.to_primitive()
+        proposed = primitive.presentation_context_definition_list
+        results, roles = _answer(proposed, _roles(primitive), allow_private)
+    except Exception as error:  # pynetdicom lets struct, value and key errors of garbage through
+        raise ProtocolError(INVALID_PARAMETER, f"A-ASSOCIATE-RQ cannot be read: {type(error).__name__}") from error
+    if not proposed or len({context.context_id for context in proposed}) < len(proposed):
+        raise ProtocolError(INVALID_PARAMETER, "no presentation context, or two with one id")
+    return Negotiated(
+        accept_pdu=_accept(request, results, roles, max_pdu_bytes),
+        contexts={
+            context.context_id: Context(str(context.abstract_syntax), str(context.transfer_syntax[0]))
+            for context in results
+            if context.result == 0
+        },
+        peer_max_pdu_bytes=_user_item(primitive, MaximumLengthNotification, "maximum_length_received") or 0,
+        peer_implementation=str(
+            _user_item(primitive, ImplementationVersionNameNotification, "implementation_version_name") or ""
+        ),
+    )
+
+
+def _answer(
+    proposed: list[Any], roles: dict[UID, tuple[bool, bool]], allow_private: bool
+) -> tuple[list[Any], list[Any]]:
+    """What we serve goes through pynetdicom's negotiation; everything else is refused as an unknown abstract syntax."""
+    verification = presentation.build_context(VERIFICATION)
+    wanted: list[Any] = []
+    refused: list[Any] = []
+    for context in proposed:
+        uid = str(context.abstract_syntax)
+        known = uid == VERIFICATION or uid in STORAGE_CLASSES or (allow_private and is_private(uid))
+        (wanted if known else refused).append(context)
+    results, reply_roles = presentation.negotiate_unrestricted(wanted, [verification], roles)
+    results += presentation.negotiate_as_acceptor(refused, [verification])[0]
+    return sorted(results, key=lambda context: int(context.context_id)), reply_roles
+
+
+def _roles(primitive: Any) -> dict[UID, tuple[bool, bool]]:
+    items = (i for i in primitive.user_information if isinstance(i, SCP_SCU_RoleSelectionNegotiation))
+    return {item.sop_class_uid: (bool(item.scu_role), bool(item.scp_role)) for item in items}
+
+
+def _user_item(primitive: Any, kind: type, attribute: str) -> Any:
+    return next((getattr(item, attribute) for item in primitive.user_information if isinstance(item, kind)), None)
+
+
+def _accept(request: bytes, results: list[Any], roles: list[Any], max_pdu_bytes: int) -> bytes:
+    """The A-ASSOCIATE-AC PDU; asynchronous operations and user identity get no answer, so neither is in force."""
+    length, uid, version = (
+        MaximumLengthNotification(),
+        ImplementationClassUIDNotification(),
+        ImplementationVersionNameNotification(),
+    )
+    length.maximum_length_received = max_pdu_bytes
+    uid.implementation_class_uid = UID(IMPLEMENTATION_UID)
+    version.implementation_version_name = IMPLEMENTATION_VERSION
+    primitive = A_ASSOCIATE()
+    primitive.application_context_name = APPLICATION_CONTEXT
+    primitive.called_ae_title = primitive.calling_ae_title = "ECHOED-BELOW"
+    primitive.presentation_context_definition_results_list = results
+    primitive.user_information = [length, uid, version, *roles]
+    primitive.result = 0
+    encoded: bytes = A_ASSOCIATE_AC(primitive).encode()
+    # Bytes 11 to 74 are given back as they came and are not tested (PS3.8 table 9-17).
+    return encoded[:10] + request[4:68] + encoded[74:]
