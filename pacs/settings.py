@@ -6,8 +6,11 @@ import ipaddress
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 
+from api.config import is_loopback
+from inference.triage import TriagePolicy
+from pacs.dimse.policy import ReceiverPolicy
 from storage.errors import SettingsError
 
 __all__ = [
@@ -25,10 +28,16 @@ __all__ = [
     "refuse_unsafe",
 ]
 
+_RECEIVER = ReceiverPolicy()  # limits have one default, there
+_TRIAGE = TriagePolicy()
+_WAITS = _TRIAGE.waits
+_LOOPBACK_NETWORKS = {str(network) for network in _RECEIVER.open_networks}
+
 Port = Annotated[int, Field(ge=0, le=65535)]
 AETitle = Annotated[
     str, Field(pattern=r"^[\x21-\x5B\x5D-\x7E]([\x20-\x5B\x5D-\x7E]{0,14}[\x21-\x5B\x5D-\x7E])?$")
 ]  # PS3.5 6.2: 16 characters, no backslash
+Network = Annotated[str, AfterValidator(lambda text: str(ipaddress.ip_network(text, strict=False)))]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Minutes = Annotated[float, Field(gt=0, le=525_600)]
 Count = Annotated[int, Field(ge=1)]
@@ -59,26 +68,16 @@ class Objects(Section):
     secret_key: SecretStr | None = Field(default=None, description="S3 secret key")
     region: str = Field(default="us-east-1", description="S3 region")
     secure: bool = Field(default=True, description="speak TLS to the S3 server")
-    ca_file: Path | None = Field(
-        default=None, description="certificate authority (PEM) of the S3 server; unset: the system's"
-    )
+    retries: Annotated[int, Field(ge=0, le=10)] = Field(default=1, description="tries after a refusal by the S3 server")
     part_size_mib: Annotated[int, Field(ge=5, le=5120)] = Field(default=16, description="S3 part size in MiB")
     timeout_s: Seconds = Field(default=5.0, description="longest wait for the S3 server, in seconds")
 
 
 class Peer(Section):
-    """Who may associate: an AE title, an address or network, or both."""
+    """A modality that may associate."""
 
-    ae_title: str = Field(default="", description="calling AE title; empty: any")
-    address: str = Field(default="", description="address or network such as 10.1.0.0/16; empty: any")
-
-    @model_validator(mode="after")
-    def _check(self) -> Peer:
-        if not self.ae_title and not self.address:
-            raise ValueError("a peer needs an ae_title, an address, or both")
-        if self.address:
-            ipaddress.ip_network(self.address, strict=False)
-        return self
+    ae_title: AETitle = Field(description="its calling AE title")
+    networks: tuple[Network, ...] = Field(default=(), description="addresses or networks it may come from; empty: any")
 
 
 class Dicom(Section):
@@ -87,32 +86,37 @@ class Dicom(Section):
     host: str = Field(default="127.0.0.1", description="address to listen on; 0.0.0.0 or :: for all")
     port: Port = Field(default=11112, description="TCP port; 0 takes a free one")
     ae_title: AETitle = Field(default="SANGLOC", description="called AE title that senders must use")
+    aliases: tuple[AETitle, ...] = Field(default=(), description="further called AE titles that are answered")
+    require_called_title: bool = Field(default=True, description="reject an association to another called AE title")
     receivers: Annotated[int, Field(ge=0, le=256)] = Field(default=0, description="receiver processes; 0: one a core")
-    peers: tuple[Peer, ...] = Field(default=(), description="who may associate; empty: anybody, on loopback only")
-    allow_any_peer: bool = Field(default=False, description="let anybody in on an address that is not loopback")
-    require_called_ae_title: bool = Field(default=True, description="refuse a called AE title other than ours")
-    private_sop_classes: tuple[str, ...] = Field(
-        default=(), description="UIDs of private storage SOP classes to accept as well"
+    peers: tuple[Peer, ...] = Field(default=(), description="who may associate, by AE title and network")
+    open_networks: tuple[Network, ...] = Field(
+        default=("127.0.0.0/8", "::1/128"), description="networks from which any calling AE title is taken"
     )
+    allow_private_sop_classes: bool = Field(default=False, description="store private SOP classes as well")
     max_associations: Count = Field(
-        default=128, description="associations at once in one receiver process; more are rejected"
+        default=_RECEIVER.max_associations, description="associations of one receiver process; one more is rejected"
     )
-    max_pdu_bytes: Annotated[int, Field(ge=4096, le=16_777_216)] = Field(
-        default=262_144, description="longest PDU we ask for, bytes"
+    max_connections: Count = Field(
+        default=_RECEIVER.max_connections, description="connections of one receiver process, silent ones included"
     )
-    max_object_mib: Count = Field(default=4096, description="largest object taken, MiB")
+    max_pdu_bytes: Annotated[int, Field(ge=4096, lt=1 << 31)] = Field(
+        default=_RECEIVER.max_pdu_bytes, description="longest PDU that senders are offered, bytes"
+    )
+    max_object_bytes: Count = Field(default=_RECEIVER.max_object_bytes, description="longest data set taken, bytes")
     artim_timeout_s: Seconds = Field(
-        default=10.0, description="wait for an association request after connecting, seconds"
+        default=_RECEIVER.artim_timeout_s, description="wait for an association request, seconds"
+    )
+    network_timeout_s: Seconds = Field(
+        default=_RECEIVER.network_timeout_s, description="longest silence within one message, seconds"
     )
     idle_timeout_s: Seconds = Field(
-        default=300.0, description="an association without traffic is aborted after so many seconds"
+        default=_RECEIVER.idle_timeout_s, description="longest silence between two messages, seconds"
     )
     drain_timeout_s: Seconds = Field(
-        default=20.0, description="on stop, running associations may finish for so many seconds"
+        default=_RECEIVER.drain_timeout_s, description="on stop, running associations may finish for so long, seconds"
     )
-    tls_certificate: Path | None = Field(
-        default=None, description="our certificate chain (PEM); set: DICOM TLS is spoken"
-    )
+    tls_certificate: Path | None = Field(default=None, description="our certificate chain (PEM); set: TLS is spoken")
     tls_key: Path | None = Field(default=None, description="our private key (PEM)")
     tls_client_ca: Path | None = Field(
         default=None, description="authority of client certificates (PEM); set: clients need one"
@@ -145,11 +149,20 @@ class Worker(Section):
 
 
 class Triage(Section):
-    """Maximum waits by requested priority."""
+    """The numbers of the table in `inference.triage`."""
 
-    stat_minutes: Minutes = Field(default=15.0, description="maximum wait of a STAT study, minutes")
-    urgent_minutes: Minutes = Field(default=60.0, description="maximum wait of an urgent study, minutes")
-    routine_minutes: Minutes = Field(default=480.0, description="maximum wait of a routine study, minutes")
+    stat_minutes: Minutes = Field(default=_WAITS.stat_minutes, description="maximum wait of a STAT study, minutes")
+    urgent_minutes: Minutes = Field(
+        default=_WAITS.urgent_minutes, description="maximum wait of an urgent study, minutes"
+    )
+    routine_minutes: Minutes = Field(default=_WAITS.routine_minutes, description="maximum wait of any other, minutes")
+    flagged_minutes: Minutes = Field(default=_TRIAGE.flagged_minutes, description="a flagged study is due in, minutes")
+    high_risk_minutes: Minutes = Field(
+        default=_TRIAGE.high_risk_minutes, description="a flagged study of high risk is due in, minutes"
+    )
+    high_risk_probability: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=_TRIAGE.high_risk_probability, description="calibrated probability from which a flag is high risk"
+    )
 
 
 class Site(Section):
@@ -188,33 +201,22 @@ class Settings(Section):
 def refuse_unsafe(settings: Settings) -> None:
     """Raise `SettingsError`, saying what to do, where the settings contradict each other or open a door unguarded."""
     http, dicom, objects = settings.http, settings.dicom, settings.objects
-    if not _is_loopback(http.host) and not http.tokens:
+    if not is_loopback(http.host) and not http.tokens:
         raise SettingsError(
             f"http.host is {http.host}, which others can reach, but there are no http.tokens: set SANGLOC_HTTP_TOKENS "
-            'to {"name": "a long random token"} or listen on 127.0.0.1'
+            'to {"name": "a long random token"}, or listen on 127.0.0.1'
         )
-    if not _is_loopback(dicom.host) and not (dicom.peers or dicom.tls_client_ca or dicom.allow_any_peer):
+    if not is_loopback(dicom.host) and not dicom.peers and not set(dicom.open_networks) - _LOOPBACK_NETWORKS:
         raise SettingsError(
-            f"dicom.host is {dicom.host}, which others can reach, but nothing says who may send: list dicom.peers, "
-            "require client certificates (dicom.tls_client_ca), or set dicom.allow_any_peer = true"
-        )
-    if short := [name for name, token in http.tokens.items() if len(token.get_secret_value()) < 16]:
-        raise SettingsError(
-            f"http.tokens: the token of {short[0]!r} has under 16 characters; try: openssl rand -hex 24"
+            f"dicom.host is {dicom.host}, which others can reach, but nothing says who may send: list them in "
+            'dicom.peers, or name the networks of your modalities in dicom.open_networks, such as "10.1.0.0/16"'
         )
     if bool(dicom.tls_certificate) != bool(dicom.tls_key) or (dicom.tls_client_ca and not dicom.tls_key):
         raise SettingsError("DICOM TLS needs both dicom.tls_certificate and dicom.tls_key")
     if objects.endpoint and not (objects.access_key and objects.secret_key):
         raise SettingsError("objects.endpoint is set: set objects.access_key and objects.secret_key too")
     if objects.endpoint and objects.folder:
-        raise SettingsError("objects.endpoint and objects.folder are both set: objects live in one place")
+        raise SettingsError("objects.endpoint and objects.folder are both set, but objects live in one place")
     titles = [title for site in settings.sites for title in site.ae_titles]
     if twice := sorted({title for title in titles if titles.count(title) > 1}):
         raise SettingsError(f"sites: the AE title {twice[0]} belongs to two sites")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

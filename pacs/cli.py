@@ -1,0 +1,274 @@
+"""The `sangloc` command. Each command imports what it needs when it runs, so that `sangloc --help` is quick."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from storage.errors import SanglocError, SettingsError
+
+if TYPE_CHECKING:
+    from pacs.settings import Settings
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="sangloc",
+    help="An imaging archive that reads the queue before the radiologist does. Research use, not a medical device.",
+    epilog="Settings: `sangloc settings` and docs/configuration.md.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Config = Annotated[Path | None, typer.Option("--config", help="TOML file of settings.", metavar="FILE")]
+Data = Annotated[Path | None, typer.Option("--data", help="Folder of everything that sangloc keeps.", metavar="DIR")]
+DicomPort = Annotated[int | None, typer.Option("--dicom-port", help="DICOM port; 0 takes a free one.", metavar="PORT")]
+HttpPort = Annotated[int | None, typer.Option("--http-port", help="HTTP port; 0 takes a free one.", metavar="PORT")]
+AETitle = Annotated[str | None, typer.Option("--ae-title", help="Called AE title that senders use.", metavar="TITLE")]
+Workers = Annotated[int | None, typer.Option("--workers", help="Worker processes.", min=0, metavar="N")]
+NoWorker = Annotated[bool, typer.Option("--no-worker", help="Start no worker: the list stays in arrival order.")]
+Receivers = Annotated[int | None, typer.Option("--receivers", help="Receiver processes; 0: one a core.", metavar="N")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+ListenFd = Annotated[int | None, typer.Option("--listen-fd", hidden=True)]
+LifelineFd = Annotated[int | None, typer.Option("--lifeline", hidden=True)]
+
+
+def main() -> None:
+    """Run the command; an error that we expect is one line on standard error and exit status 1 (settings: 2)."""
+    try:
+        app()
+    except SanglocError as error:
+        print(f"sangloc: {error}", file=sys.stderr)  # noqa: T201
+        sys.exit(2 if isinstance(error, SettingsError) else 1)
+
+
+def _load(config: Path | None = None, **flags: object) -> Settings:
+    """The settings, checked; a flag's name is the setting's path with `__` for the dot."""
+    from pacs import parts
+    from pacs.settings import refuse_unsafe
+    from pacs.sources import load
+
+    settings = load(config=config, flags={name.replace("__", "."): value for name, value in flags.items()}).settings
+    refuse_unsafe(settings)
+    parts.check(settings)
+    _log_to_stderr(settings)
+    return settings
+
+
+def _log_to_stderr(settings: Settings) -> None:
+    import logging
+
+    import structlog
+
+    renderer: Any = structlog.processors.JSONRenderer()
+    if settings.log.format == "console":
+        renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[settings.log.level.upper()]),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+
+
+@app.command()
+def up(
+    *,
+    config: Config = None,
+    data: Data = None,
+    dicom_port: DicomPort = None,
+    http_port: HttpPort = None,
+    ae_title: AETitle = None,
+    workers: Workers = None,
+    no_worker: NoWorker = False,
+    receivers: Receivers = None,
+) -> None:
+    """Run everything on one machine: database, receivers, worker, API. Ctrl-C or `sangloc down` stops it."""
+    from pacs import launch
+
+    settings = _load(
+        config,
+        data=data,
+        dicom__port=dicom_port,
+        http__port=http_port,
+        dicom__ae_title=ae_title,
+        worker__count=0 if no_worker else workers,
+        dicom__receivers=receivers,
+    )
+    launch.up(settings, typer.echo)
+
+
+@app.command()
+def down(
+    *,
+    config: Config = None,
+    data: Data = None,
+    timeout_s: Annotated[float, typer.Option("--timeout", help="Longest wait, seconds.", metavar="SECONDS")] = 90.0,
+) -> None:
+    """Drain and stop the system that runs on a data folder."""
+    from pacs import launch
+
+    pid = launch.down(_load(config, data=data).data, timeout_s)
+    typer.echo(f"stopped (process {pid})")
+
+
+@app.command()
+def status(config: Config = None, data: Data = None, as_json: Json = False) -> None:
+    """Show what runs on a data folder and whether it is ready. Exit status 0: ready, 1: not."""
+    from pacs import overview
+
+    raise typer.Exit(overview.show_status(_load(config, data=data), as_json=as_json))
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path | None, typer.Argument(help="DICOM, PNG or JPEG files; without it, drawn phantoms.")] = None,
+    *,
+    config: Config = None,
+    data: Data = None,
+    dicom_port: DicomPort = None,
+    http_port: HttpPort = None,
+    limit: Annotated[int, typer.Option("--limit", help="At most so many files.", min=1, metavar="N")] = 60,
+    once: Annotated[
+        bool, typer.Option("--once", help="Stop when all is read; so it is too without a terminal.")
+    ] = False,
+) -> None:
+    """Send studies by DICOM and watch the worklist fill: a folder of images, or chest phantoms that are drawn here."""
+    from pacs import demo as demo_module
+
+    settings = _load(config, data=data or Path("data/demo"), dicom__port=dicom_port, http__port=http_port)
+    demo_module.run(settings, folder, limit=limit, once=once)
+
+
+@app.command()
+def receive(
+    *,
+    config: Config = None,
+    dicom_port: DicomPort = None,
+    ae_title: AETitle = None,
+    receivers: Receivers = None,
+    listen_fd: ListenFd = None,
+    lifeline: LifelineFd = None,
+) -> None:
+    """Run only the DICOM receiver, against the database and object store of the settings."""
+    settings = _load(config, dicom__port=dicom_port, dicom__ae_title=ae_title, dicom__receivers=receivers)
+    if listen_fd is None:
+        from pacs import launch
+
+        launch.receive(settings, typer.echo)
+        return
+    import socket
+
+    from pacs import parts
+    from pacs.lifeline import Lifeline
+
+    parts.run_receiver(settings, socket.socket(fileno=listen_fd), Lifeline(lifeline).ready)
+
+
+@app.command()
+def triage(config: Config = None, data: Data = None, lifeline: LifelineFd = None) -> None:
+    """Run only a worker: it reads images and puts studies in order."""
+    from pacs import parts
+    from pacs.lifeline import Lifeline
+
+    parts.run_worker(_load(config, data=data), Lifeline(lifeline).ready)
+
+
+@app.command()
+def serve(
+    *,
+    config: Config = None,
+    data: Data = None,
+    http_port: HttpPort = None,
+    listen_fd: ListenFd = None,
+    lifeline: LifelineFd = None,
+) -> None:
+    """Run only the API and the worklist page."""
+    from pacs import parts
+    from pacs.lifeline import Lifeline
+
+    settings = _load(config, data=data, http__port=http_port)
+    try:
+        parts.run_api(settings, listen_fd, Lifeline(lifeline).ready)
+    except OSError as error:
+        raise SanglocError(f"the HTTP port {settings.http.port} cannot be used: {error.strerror}") from None
+
+
+@app.command("import")
+def import_(
+    folder: Annotated[Path, typer.Argument(help="Folder of DICOM files.", exists=True, file_okay=False)],
+    *,
+    config: Config = None,
+    data: Data = None,
+) -> None:
+    """Take the DICOM files of a folder in; run it again after an interruption and it goes on where it was."""
+    from pacs import maintenance
+
+    raise typer.Exit(maintenance.import_folder(_load(config, data=data), folder))
+
+
+@app.command()
+def verify(config: Config = None, data: Data = None, as_json: Json = False) -> None:
+    """Read every object again and compare it with its digest; list what is missing or belongs to nobody."""
+    from pacs import maintenance
+
+    raise typer.Exit(maintenance.verify(_load(config, data=data), as_json=as_json))
+
+
+@app.command()
+def migrate(config: Config = None, data: Data = None) -> None:
+    """Bring the database schema up to date; `sangloc up` does so by itself."""
+    from pacs import parts
+    from pacs.launch import database_at_hand
+    from storage.migrate import migrate as apply
+
+    with database_at_hand(_load(config, data=data)) as settings:
+        names = apply(parts.database(settings))
+    typer.echo("applied " + ", ".join(names) if names else "nothing to apply")
+
+
+@app.command("settings")
+def settings_(
+    *,
+    config: Config = None,
+    data: Data = None,
+    as_json: Json = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table of docs/configuration.md.")] = False,
+) -> None:
+    """Print every setting with its value and source; secrets are masked."""
+    from pacs import overview
+    from pacs.sources import load
+
+    typer.echo(
+        overview.markdown() if markdown else overview.settings_text(load(config=config, flags={"data": data}), as_json)
+    )
+
+
+@app.command()
+def train(context: typer.Context) -> None:
+    """Train a model."""
+    del context
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    from importlib.metadata import version as installed
+
+    typer.echo(installed("sangloc"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,245 @@
+"""From settings to the objects that do the work: the one place where adapters are chosen and wired together.
+
+Imports stand inside the functions, so that each part loads only what it needs: no torch in a receiver, no pynetdicom in
+the API.
+"""
+
+# ruff: noqa: PLC0415
+
+from __future__ import annotations
+
+import datetime as dt
+import ipaddress
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from inference.triage import Arrival, TriagePolicy, Waits
+from pacs.settings import Settings
+from storage.errors import SettingsError
+from storage.studies import InstanceHeader
+
+if TYPE_CHECKING:
+    from api.config import ApiConfig
+    from pacs.dimse.policy import ReceiverPolicy
+    from pacs.ingest import Ingest
+    from storage.database import Database
+    from storage.objects import ObjectStore
+
+__all__ = [
+    "api_config",
+    "bundle_folder",
+    "check",
+    "cores",
+    "database",
+    "ingest",
+    "object_store",
+    "receiver_policy",
+    "run_api",
+    "run_receiver",
+    "run_worker",
+    "site_of",
+    "triage_policy",
+]
+
+
+def check(settings: Settings) -> None:
+    """Raise `SettingsError` where a part would refuse these settings: better at once than from inside that part."""
+    receiver_policy(settings)
+    triage_policy(settings)
+    from api.config import check_safe
+
+    check_safe(settings.http.host, api_config(settings))
+
+
+def database(settings: Settings, part: str = "cli") -> Database:
+    """The database that the settings name; raises `SettingsError` where they name none."""
+    from storage.database import Database
+
+    if settings.database.url is None:
+        raise SettingsError(
+            f"no database is given: start `sangloc up --data {settings.data}` (it runs one of its own), or set "
+            "SANGLOC_DATABASE_URL"
+        )
+    return Database(
+        settings.database.url.get_secret_value(),
+        max_connections=settings.database.max_connections,
+        application_name=f"sangloc {part}",
+    )
+
+
+def object_store(settings: Settings) -> ObjectStore:
+    """The folder or the S3 bucket of the objects."""
+    chosen = settings.objects
+    if not chosen.endpoint:
+        from storage.objects.directory import DirectoryStore
+
+        return DirectoryStore(chosen.folder or settings.data / "objects")
+    from storage.objects.minio import MinioStore
+
+    assert chosen.access_key is not None
+    assert chosen.secret_key is not None
+    return MinioStore(
+        chosen.endpoint,
+        chosen.access_key.get_secret_value(),
+        chosen.secret_key.get_secret_value(),
+        chosen.bucket,
+        secure=chosen.secure,
+        region=chosen.region,
+        part_size_bytes=chosen.part_size_mib << 20,
+        timeout_s=chosen.timeout_s,
+        retries=chosen.retries,
+    )
+
+
+def triage_policy(settings: Settings) -> TriagePolicy:
+    """The due-time table, with the waits of each site; raises `SettingsError` where numbers contradict."""
+    general = settings.triage
+    try:
+        return TriagePolicy(
+            waits=Waits(
+                stat_minutes=general.stat_minutes,
+                urgent_minutes=general.urgent_minutes,
+                routine_minutes=general.routine_minutes,
+            ),
+            sites={
+                site.name: Waits(
+                    stat_minutes=site.stat_minutes or general.stat_minutes,
+                    urgent_minutes=site.urgent_minutes or general.urgent_minutes,
+                    routine_minutes=site.routine_minutes or general.routine_minutes,
+                )
+                for site in settings.sites
+            },
+            high_risk_probability=general.high_risk_probability,
+            high_risk_minutes=general.high_risk_minutes,
+            flagged_minutes=general.flagged_minutes,
+        )
+    except ValueError as error:
+        raise SettingsError(f"triage: {error}") from None
+
+
+def receiver_policy(settings: Settings) -> ReceiverPolicy:
+    """The receiver's limits; raises `SettingsError` where they contradict each other."""
+    from pacs.dimse.policy import Peer, ReceiverPolicy, TlsFiles
+
+    chosen = settings.dicom
+    tls = None
+    if chosen.tls_certificate and chosen.tls_key:
+        tls = TlsFiles(chosen.tls_certificate, chosen.tls_key, chosen.tls_client_ca)
+    return ReceiverPolicy(
+        ae_title=chosen.ae_title,
+        aliases=chosen.aliases,
+        require_called_title=chosen.require_called_title,
+        peers=tuple(Peer(peer.ae_title, tuple(map(ipaddress.ip_network, peer.networks))) for peer in chosen.peers),
+        open_networks=tuple(map(ipaddress.ip_network, chosen.open_networks)),
+        allow_private_sop_classes=chosen.allow_private_sop_classes,
+        max_associations=chosen.max_associations,
+        max_connections=chosen.max_connections,
+        max_pdu_bytes=chosen.max_pdu_bytes,
+        max_object_bytes=chosen.max_object_bytes,
+        artim_timeout_s=chosen.artim_timeout_s,
+        network_timeout_s=chosen.network_timeout_s,
+        idle_timeout_s=chosen.idle_timeout_s,
+        drain_timeout_s=chosen.drain_timeout_s,
+        tls=tls,
+    )
+
+
+def api_config(settings: Settings) -> ApiConfig:
+    """The API's tokens."""
+    from api.config import ApiConfig
+
+    return ApiConfig(tokens={name: token.get_secret_value() for name, token in settings.http.tokens.items()})
+
+
+def site_of(settings: Settings) -> Callable[[str, str], str]:
+    """From calling and called AE title to the name of the site, '' for an unknown one."""
+    names = {title: site.name for site in settings.sites for title in site.ae_titles}
+    return lambda calling, called: names.get(calling) or names.get(called, "")
+
+
+def bundle_folder(settings: Settings) -> Path:
+    """The model bundle to run: the one that the settings name, else the one in the package."""
+    if settings.worker.bundle is not None:
+        return settings.worker.bundle
+    import models
+
+    return Path(models.__path__[0]) / "bundles" / "chest_xray"
+
+
+def ingest(settings: Settings, part: str = "ingest") -> Ingest:
+    """The one way in, wired to database, object store, eligibility and triage policy."""
+    from inference.eligibility import screen
+    from inference.triage import arrival
+    from pacs.ingest import Ingest
+
+    policy = triage_policy(settings)
+
+    def arrive(header: InstanceHeader, at: dt.datetime, site: str) -> Arrival:
+        return arrival(policy, header.requested_priority, site, at)
+
+    return Ingest(
+        database(settings, part),
+        object_store(settings),
+        screen=screen,
+        arrival=arrive,
+        max_object_bytes=settings.dicom.max_object_bytes,
+        site_of=site_of(settings),
+    )
+
+
+def run_receiver(settings: Settings, listener: socket.socket, on_ready: Callable[[], None]) -> None:
+    """Receive until SIGTERM or SIGINT, then drain and return."""
+    from pacs.dimse.server import Receiver
+
+    receiver = Receiver(ingest(settings, "receiver"), receiver_policy(settings), listener)
+    stop = _stop_event()
+    on_ready()
+    receiver.run(stop)
+
+
+def run_worker(settings: Settings, on_ready: Callable[[], None]) -> None:
+    """Read images until SIGTERM or SIGINT; what was claimed and not read goes back."""
+    from inference.worker import Worker, WorkerConfig
+
+    stop = _stop_event()
+    chosen = settings.worker
+    config = WorkerConfig(
+        batch_size=chosen.batch_size, lease_s=chosen.lease_s, max_attempts=chosen.max_attempts, device=chosen.device
+    )
+    worker = Worker(
+        database(settings, "worker"), object_store(settings), bundle_folder(settings), triage_policy(settings), config
+    )
+    worker.run(stop, on_ready)
+
+
+def run_api(settings: Settings, listen_fd: int | None, on_ready: Callable[[int], None]) -> None:
+    """Serve the API and the page until SIGTERM or SIGINT."""
+    from api.server import run
+
+    run(
+        database(settings, "api"),
+        object_store(settings),
+        api_config(settings),
+        host=settings.http.host,
+        port=settings.http.port,
+        listen_fd=listen_fd,
+        on_ready=on_ready,
+    )
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _stop_event() -> threading.Event:
+    """Set by SIGTERM and SIGINT."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
