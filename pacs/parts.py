@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from inference.triage import Arrival, TriagePolicy, Waits
+from inference.triage import TriagePolicy, Waits
 from pacs.settings import Settings
 from storage.errors import SettingsError
 from storage.studies import InstanceHeader
@@ -157,9 +157,9 @@ def api_config(settings: Settings) -> ApiConfig:
 
 
 def site_of(settings: Settings) -> Callable[[str, str], str]:
-    """From calling and called AE title to the name of the site, '' for an unknown one."""
+    """From calling AE title (and address, which decides nothing yet) to the name of the site, '' for an unknown one."""
     names = {title: site.name for site in settings.sites for title in site.ae_titles}
-    return lambda calling, called: names.get(calling) or names.get(called, "")
+    return lambda calling, _address: names.get(calling, "")
 
 
 def bundle_folder(settings: Settings) -> Path:
@@ -175,12 +175,12 @@ def ingest(settings: Settings, part: str = "ingest") -> Ingest:
     """The one way in, wired to database, object store, eligibility and triage policy."""
     from inference.eligibility import screen
     from inference.triage import arrival
-    from pacs.ingest import Ingest
+    from pacs.ingest import Arrival, Ingest
 
     policy = triage_policy(settings)
 
     def arrive(header: InstanceHeader, at: dt.datetime, site: str) -> Arrival:
-        return arrival(policy, header.requested_priority, site, at)
+        return Arrival(*arrival(policy, header.requested_priority, site, at))
 
     return Ingest(
         database(settings, part),
