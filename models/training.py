@@ -1,0 +1,161 @@
+"""`sangloc train`: a manifest to a bundle with calibration and thresholds. This module imports torch.
+
+Weights are fitted on split `train`; calibration and thresholds are chosen on split `val`; no other split is read.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import json
+import platform
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import monai
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from models.bundle import METADATA, WEIGHTS, load_bundle
+from models.calibration import Calibration, choose_thresholds, fit_calibration
+from models.data import Film, hard_targets, read_manifest
+from models.fitting import Callback, Progress, TrainConfig, choose_findings, fit
+from models.networks import with_outputs
+from models.scoring import logits_of_films
+
+__all__ = ["Progress", "TrainConfig", "train", "write_bundle"]
+
+INTENDED_USE = "Research use. Not a medical device. Absence of a flag is not a negative."
+
+
+def train(
+    manifest: Path, out: Path, config: TrainConfig | None = None, *, progress: Callback | None = None,
+    name: str = "chest_xray", version: str = "0.1.0",
+) -> Path:  # fmt: skip
+    """Train on the manifest and return the folder of the bundle, `out/bundle`.
+
+    A run that was stopped continues from `out/checkpoint.pt` and ends in the same weights.
+
+    Raises:
+        InvalidInput: the manifest or an image cannot be used, or `out` holds a run with other settings.
+    """
+    config, tell = config or TrainConfig(), progress or (lambda _: None)
+    films, val = read_manifest(manifest, {"train"}), read_manifest(manifest, {"val"})
+    findings = choose_findings(films, config.min_positives)
+    state = fit(train=films, val=val, findings=findings, folder=out, config=config, tell=tell)
+    folder = out / "bundle"
+    write_bundle(folder, state=state, findings=findings, config=config, films=films, name=name, version=version)
+    calibrate(folder, val, tell)
+    tell(Progress(stage="done", step=1, steps=1, epoch=config.epochs, epochs=config.epochs))
+    return folder
+
+
+def write_bundle(
+    folder: Path, *, state: dict[str, torch.Tensor], findings: Sequence[str], config: TrainConfig,
+    films: Sequence[Film], name: str, version: str,
+) -> None:  # fmt: skip
+    """A MONAI bundle with the weights in half precision and no calibration yet."""
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "configs").mkdir(parents=True)
+    (folder / "models").mkdir()
+    small = {key: value.half() if value.is_floating_point() else value for key, value in state.items()}
+    torch.save({key: value.contiguous() for key, value in small.items()}, folder / WEIGHTS)
+    definition = with_outputs(config.network, len(findings))
+    inference = {
+        "imports": ["$import torch"],
+        "device": "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')",
+        "network_def": definition,
+        "network": "$@network_def.to(@device)",
+    }
+    _write_json(folder / "configs" / "inference.json", inference)
+    with (folder / WEIGHTS).open("rb") as weights:
+        digest = hashlib.file_digest(weights, "sha256").hexdigest()
+    training = {
+        "config": asdict(config),
+        "films": len(films),
+        "abnormal": sum(film.abnormal for film in films),
+        "sources": sorted({film.source for film in films}),
+        "finished": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+    }
+    ours = {"weights_sha256": digest, "training": training}
+    _write_json(folder / METADATA, _metadata(findings, config.size, name, version) | {"sangloc": ours})
+
+
+def _metadata(findings: Sequence[str], size: int, name: str, version: str) -> dict[str, Any]:
+    image = {
+        "type": "image", "format": "magnitude", "modality": "DX", "num_channels": 1, "spatial_shape": [size, size],
+        "dtype": "float32", "value_range": [], "is_patch_data": False, "channel_def": {"0": "image"},
+    }  # fmt: skip
+    logits = {
+        "type": "logits", "format": "classes", "num_channels": len(findings), "spatial_shape": [1, 1],
+        "dtype": "float32", "value_range": [], "is_patch_data": False,
+        "channel_def": {str(place): finding for place, finding in enumerate(findings)},
+    }  # fmt: skip
+    return {
+        "schema": "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json",
+        "name": name,
+        "version": version,
+        "changelog": {version: "trained by sangloc train"},
+        "monai_version": monai.__version__,
+        "pytorch_version": torch.__version__.partition("+")[0],
+        "numpy_version": np.__version__,
+        "python_version": platform.python_version(),
+        "required_packages_version": {},
+        "task": "Sorting frontal chest radiographs: normal or abnormal, and findings",
+        "description": "Logits of a MONAI network for one grey square; preprocessing is models.preprocess of sangloc",
+        "intended_use": INTENDED_USE,
+        "authors": "the sangloc project",
+        "copyright": "the sangloc project",
+        "network_data_format": {"inputs": {"image": image}, "outputs": {"pred": logits}},
+    }
+
+
+def calibrate(folder: Path, val: Sequence[Film], tell: Callback) -> None:
+    """Choose calibration, thresholds and operating point on the val films and write them into the bundle.
+
+    Only sources that have both classes are used: on the others Abnormal is known from the source, and a threshold
+    chosen with their help would look better than it is.
+    """
+    mixed = _mixed_sources(val)
+    films = [film for film in val if film.source in mixed] or list(val)
+    bundle = load_bundle(folder)
+    logits = logits_of_films(bundle, films, lambda done: tell(Progress(stage="calibrate", step=done, steps=len(films))))
+    labels = hard_targets(films, bundle.findings)
+    calibration = fit_calibration(logits, labels)
+    chosen = [
+        choose_thresholds(column, label) for column, label in zip(calibration.apply(logits).T, labels.T, strict=True)
+    ]
+    points = {name: [point[name] for point in chosen] for name in chosen[0]}
+    _amend(folder, calibration, points, films, labels)
+
+
+def _amend(
+    folder: Path, calibration: Calibration, points: dict[str, list[float]], films: Sequence[Film],
+    labels: npt.NDArray[np.float32],
+) -> None:  # fmt: skip
+    metadata = json.loads((folder / METADATA).read_text())
+    metadata["sangloc"] |= {
+        "calibration": calibration.to_json(),
+        "operating_points": points,
+        "operating_point": "balanced",
+        "calibrated_on": {
+            "sources": sorted({film.source for film in films}),
+            "films": np.isfinite(labels).sum(axis=0).tolist(),
+            "positives": (labels == 1).sum(axis=0).tolist(),
+        },
+    }
+    _write_json(folder / METADATA, metadata)
+
+
+def _mixed_sources(films: Sequence[Film]) -> set[str]:
+    return {film.source for film in films if not film.abnormal} & {film.source for film in films if film.abnormal}
+
+
+def _write_json(file: Path, value: object) -> None:
+    draft = file.with_suffix(".part")
+    draft.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    draft.replace(file)
