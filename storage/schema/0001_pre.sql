@@ -39,7 +39,7 @@ CREATE TABLE studies (
 CREATE INDEX studies_patient ON studies (patient_fk);
 CREATE INDEX studies_patient_id ON studies (patient_id, study_pk);
 CREATE INDEX studies_accession ON studies (accession_number, study_pk);
-CREATE INDEX studies_date ON studies (study_date DESC, study_pk DESC);
+CREATE INDEX studies_date ON studies (study_date DESC NULLS LAST, study_pk DESC);
 CREATE INDEX studies_name_key ON studies (patient_name_key, study_pk);
 
 -- One row for each folded word of a patient's name, so that any order of words is found by plain prefix scans.
@@ -48,7 +48,7 @@ CREATE TABLE name_words (
     study_fk  bigint NOT NULL REFERENCES studies ON DELETE CASCADE,
     PRIMARY KEY (word, study_fk)
 );
-CREATE INDEX name_words_study ON name_words (study_fk);
+CREATE INDEX name_words_study ON name_words (study_fk, word);
 
 CREATE TABLE series (
     series_pk           bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -72,7 +72,7 @@ CREATE TABLE series (
     created_at          timestamptz NOT NULL DEFAULT now(),
     UNIQUE (series_uid, study_fk)                    -- some senders use one series UID in two studies
 );
-CREATE INDEX series_study ON series (study_fk);
+CREATE INDEX series_study ON series (study_fk, modality);
 CREATE INDEX series_modality ON series (modality, study_fk);
 
 CREATE TABLE instances (
@@ -192,7 +192,7 @@ CREATE TABLE worklist (
 -- The columns behind the order are filters that a walk answers inside the index, whatever their combination.
 CREATE INDEX worklist_order ON worklist (due_at, study_uid, flagged, status, site, study_date) WHERE state = 'open';
 CREATE INDEX worklist_arrival ON worklist (arrived_at, study_uid, flagged, status, site, study_date) WHERE state = 'open';
-CREATE INDEX worklist_read ON worklist (read_at DESC, study_uid) WHERE state = 'read';
+CREATE INDEX worklist_read ON worklist (read_at, study_uid) WHERE state = 'read';
 
 -- A worker is alive while seen_at is recent; the worklist says "arrival order" when none with a model is.
 CREATE TABLE workers (
