@@ -1,0 +1,66 @@
+"""The application: every resource is one file with a router, listed here."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from importlib.metadata import version
+
+import anyio
+from anyio import to_thread
+from fastapi import FastAPI
+
+from api import audit, findings, health, instances, jobs, metrics, page, problems, set_aside, studies, worklist
+from api.config import ApiConfig, check_safe
+from api.context import Context
+from api.events import Events
+from api.gate import Gate
+from api.metrics import Metrics
+from storage.database import Database
+from storage.objects import ObjectStore
+
+__all__ = ["ApiConfig", "check_safe", "create_app"]
+
+ROUTERS = (
+    worklist.router,
+    studies.router,
+    instances.router,
+    findings.router,
+    jobs.router,
+    set_aside.router,
+    audit.router,
+    health.router,
+    metrics.router,
+    page.router,
+)
+
+
+def create_app(database: Database, store: ObjectStore, config: ApiConfig) -> FastAPI:
+    """The application over an open database and object store, neither of which it closes.
+
+    `/dicom-web` is left to the DICOMweb routers.
+    """
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        events.close()
+        await to_thread.run_sync(events.join)
+
+    app = FastAPI(
+        title="sangloc",
+        version=version("sangloc"),
+        summary="An imaging archive that reads the queue before the radiologist does",
+        docs_url=None,  # its pages load scripts from another site
+        redoc_url=None,
+        lifespan=lifespan,
+    )
+    events = Events(database, config)
+    app.state.metrics = Metrics(database, events, config.stale_worker_s)
+    app.state.context = Context(database, store, config, events, anyio.CapacityLimiter(config.render_threads))
+    problems.install(app)
+    for router in ROUTERS:
+        app.include_router(router)
+    page.mount(app)
+    app.add_middleware(Gate, config=config, observe=app.state.metrics.observe)
+    return app

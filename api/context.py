@@ -1,0 +1,86 @@
+"""What every route is given: the parts of the process, who asks, and the shape of common parameters."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+from fastapi import Depends, HTTPException, Path, Query, Request, Security
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from api.config import ApiConfig
+
+if TYPE_CHECKING:
+    import anyio
+
+    from api.events import Events
+    from storage.database import Database
+    from storage.objects import ObjectStore
+
+__all__ = ["Actor", "Before", "Context", "Cursor", "Here", "Limit", "Text", "UidPath", "authenticated"]
+
+LOCAL_ACTOR = "local"
+"""The actor in the audit log while there are no tokens."""
+
+# PS3.5 9.1 as a pattern, so that the OpenAPI description says it too.
+_UID = r"^(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*))*$"
+
+UidPath = Annotated[str, Path(pattern=_UID, max_length=64, description="A DICOM UID (PS3.5 9.1)")]
+Text = Annotated[str | None, Query(max_length=200, pattern=r"^[^\u0000]*$")]
+"""Free text to search by; PostgreSQL has no NUL."""
+Cursor = Annotated[str | None, Query(max_length=500, pattern=r"^[A-Za-z0-9_-]+$", description="`next` of a page")]
+Before = Annotated[int | None, Query(ge=1, le=2**63 - 1, description="`next` of a page")]
+Limit = Annotated[int, Query(ge=1, le=200)]
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """The parts of one API process."""
+
+    database: Database
+    store: ObjectStore
+    config: ApiConfig
+    events: Events
+    rendering: anyio.CapacityLimiter
+
+
+def _context(request: Request) -> Context:
+    context: Context = request.app.state.context
+    return context
+
+
+async def _here(request: Request) -> Context:  # async: a plain function would be sent to the thread pool
+    return _context(request)
+
+
+Here = Annotated[Context, Depends(_here)]
+
+_bearer = HTTPBearer(auto_error=False, description="A token from the settings; none is needed while none is set.")
+
+
+async def authenticated(
+    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
+) -> str:
+    """The name of the token that the request carries; 401 without a known one."""
+    tokens = _context(request).config.tokens
+    if not tokens:
+        return LOCAL_ACTOR
+    presented = _digest(credentials.credentials) if credentials is not None else ""
+    # Every token is compared, and digests are compared, so that the time tells nothing.
+    known = [name for name, secret in tokens.items() if hmac.compare_digest(_digest_of(secret), presented)]
+    if not known:
+        raise HTTPException(401, "a bearer token of this server is needed", {"WWW-Authenticate": "Bearer"})
+    return known[0]
+
+
+def _digest(secret: str) -> str:
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def _digest_of(configured: str) -> str:
+    return configured[7:].lower() if configured.startswith("sha256:") else _digest(configured)
+
+
+Actor = Annotated[str, Depends(authenticated)]

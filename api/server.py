@@ -1,0 +1,170 @@
+"""The HTTP server: uvicorn in this process, with the time-outs that it lacks, stopped without a hang."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+
+import structlog
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from api.app import create_app
+from api.config import ApiConfig, check_safe
+from storage.database import Database
+from storage.objects import ObjectStore
+
+__all__ = ["run"]
+
+_HEADER_S = 10.0
+_HEADER_BYTES = 64 * 1024
+_CONNECTIONS = 1000
+
+log = structlog.get_logger()
+
+
+def run(
+    database: Database,
+    store: ObjectStore,
+    config: ApiConfig,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8080,
+    listen_fd: int | None = None,
+    on_ready: Callable[[int], None] | None = None,
+    stop: threading.Event | None = None,
+    drain_s: float = 5.0,
+) -> None:
+    """Serve until SIGTERM, SIGINT (in the main thread) or `stop`, then drain and return.
+
+    Event streams end at once, running requests get `drain_s` seconds. `listen_fd` is an inherited listening socket
+    that takes the place of `host` and `port`; `on_ready` is called once with the port that is served.
+
+    Raises:
+        SettingsError: the address is not loopback and there are no tokens.
+        OSError: the address cannot be bound.
+    """
+    if listen_fd is None:
+        check_safe(host, config)
+        listener = _bind(host, port)
+    else:
+        listener = socket.socket(fileno=listen_fd)
+        check_safe(listener.getsockname()[0], config)
+    bound = listener.getsockname()[1]
+    app = create_app(database, store, config)
+    settings = uvicorn.Config(
+        app,
+        http=_Protocol,
+        ws="none",
+        loop="uvloop",
+        log_config=None,
+        access_log=False,  # query strings carry patients' names
+        server_header=False,
+        timeout_keep_alive=10,
+        timeout_graceful_shutdown=max(1, round(drain_s)),
+        limit_concurrency=_CONNECTIONS,
+        backlog=256,
+    )
+    server = _Server(settings, app.state.context.events.close, stop or threading.Event(), on_ready, bound)
+    log.info("http server starting", port=bound, tokens=len(config.tokens))
+    with listener:
+        server.run(sockets=[listener])
+    log.info("http server stopped", port=bound)
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    name = host.strip("[]")
+    family = socket.AF_INET6 if ":" in name else socket.AF_INET
+    return socket.create_server((name, port), family=family, backlog=256)
+
+
+class _Server(uvicorn.Server):
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        end_streams: Callable[[], None],
+        stop: threading.Event,
+        on_ready: Callable[[int], None] | None,
+        port: int,
+    ) -> None:
+        super().__init__(config)
+        self._end_streams = end_streams
+        self._stop = stop
+        self._on_ready = on_ready
+        self._port = port
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        if self._on_ready is not None:
+            self._on_ready(self._port)
+
+    async def on_tick(self, counter: int) -> bool:
+        return await super().on_tick(counter) or self._stop.is_set()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._end_streams()  # uvicorn waits for open connections, and a stream would never end
+        await super().shutdown(sockets=sockets)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """As uvicorn's, but a signal that was obeyed is not raised a second time."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        handled = (signal.SIGTERM, signal.SIGINT)
+        before = {number: signal.signal(number, self.handle_exit) for number in handled}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+class _Protocol(HttpToolsProtocol):
+    """Cuts off a client that does not finish its request line and headers: uvicorn alone would wait for ever."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._header_bytes = 0
+        self._waiting: asyncio.TimerHandle | None = None
+        self._expect_headers()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._got_headers()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        self._header_bytes += len(data)
+        if self._waiting is not None and self._header_bytes > _HEADER_BYTES:
+            self._waiting.cancel()
+            self.send_400_response("The request line and headers are too long.")
+            return
+        super().data_received(data)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._expect_headers()
+
+    def on_headers_complete(self) -> None:
+        self._got_headers()
+        super().on_headers_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        body = b'{"type":"about:blank","title":"Bad Request","status":400,"detail":"%s"}' % msg.encode("ascii")
+        head = b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/problem+json\r\nconnection: close\r\n"
+        self.transport.write(head + b"content-length: %d\r\n\r\n" % len(body) + body)
+        self.transport.close()
+
+    def _expect_headers(self) -> None:
+        if self._waiting is None:
+            self._header_bytes = 0
+            self._waiting = self.loop.call_later(_HEADER_S, self.timeout_keep_alive_handler)
+
+    def _got_headers(self) -> None:
+        if self._waiting is not None:
+            self._waiting.cancel()
+            self._waiting = None
