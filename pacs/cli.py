@@ -257,9 +257,16 @@ def settings_(
 
 
 @app.command()
-def train(context: typer.Context) -> None:
-    """Train a model."""
-    del context
+def healthy(
+    part: Annotated[str, typer.Argument(help="receiver, worker or api.")],
+    *,
+    config: Config = None,
+    data: Data = None,
+) -> None:
+    """Check one part on this machine. Exit status 0: it does its work, 1: it does not."""
+    from pacs import probe
+
+    probe.probe(_load(config, data=data), probe.check_name(part))
 
 
 @app.command()

@@ -1,0 +1,72 @@
+# `make demo` on a fresh machine: everything else follows. `make help` lists the targets.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# PyPI's torch for Linux brings CUDA, several GB; https://download.pytorch.org/whl/cpu has the small CPU build.
+TORCH_INDEX ?=
+# Folder of DICOM, PNG or JPEG files for `make demo`; empty: phantoms that we draw.
+FOLDER ?=
+PIP := $(BIN)/python -m pip --disable-pip-version-check install -c constraints.txt \
+	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+# What tests and benches run against: command and the Debian package that has it.
+TEST_TOOLS := storescu=dcmtk dciodvfy=dicom3tools chromium=chromium setpriv=util-linux
+BENCH_TOOLS := storescu=dcmtk Orthanc=orthanc
+
+.PHONY: help install demo test bench lint tools bench-tools clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+install: $(VENV)/.installed ## the virtual environment .venv with the sangloc command
+
+demo: install ## start everything, send studies by DICOM, watch the worklist fill
+	$(BIN)/sangloc demo $(FOLDER)
+
+test: $(VENV)/.installed-dev tools ## all tests
+	$(BIN)/python -m pytest
+
+bench: $(VENV)/.installed-dev bench-tools ## the figures of docs/performance.md, beside Orthanc in the same run
+	$(BIN)/python -m bench
+
+lint: $(VENV)/.installed-dev ## format, style, types, import rules
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean: ## remove what these targets made; data/ stays
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .schemathesis
+	find . -name __pycache__ -type d -not -path './data/*' -prune -exec rm -rf {} +
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo \
+	"sangloc needs Python 3.11 or newer as $(PYTHON). Debian, Ubuntu: apt-get install python3 python3-venv;" \
+	"another interpreter: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo \
+	"Python's venv is missing. Debian, Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(PIP) -e '.[models]'
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(PIP) -e '.[models,dev]'
+	@touch $@
+
+# Installs missing tools where we may (root, or sudo without a password), else says what to install.
+define need
+@missing=; for tool in $(1); do command -v $${tool%%=*} >/dev/null || missing="$$missing $${tool##*=}"; done; \
+if [ -z "$$missing" ]; then exit 0; fi; \
+if [ "$$(id -u)" = 0 ]; then sudo=; elif sudo -n true 2>/dev/null; then sudo="sudo -n"; else \
+echo "Please install:  sudo apt-get install$$missing" >&2; exit 1; fi; \
+echo "installing$$missing"; \
+export DEBIAN_FRONTEND=noninteractive; \
+$$sudo apt-get update -q && $$sudo apt-get install -qy --no-install-recommends $$missing
+endef
+
+tools:
+	$(call need,$(TEST_TOOLS))
+
+bench-tools:
+	$(call need,$(BENCH_TOOLS))
