@@ -34,9 +34,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     memory = Path("/dev/shm")
     roomy = memory.is_dir() and shutil.disk_usage(memory).free > 2**31
     parent = memory if roomy else tmp_path_factory.getbasetemp()
-    folder = (
-        Path(tempfile.mkdtemp(prefix="sangloc-test-", dir=memory)) if roomy else tmp_path_factory.mktemp("postgres")
-    )
+    folder = Path(tempfile.mkdtemp(prefix="sangloc-test-", dir=parent))
     server = EmbeddedPostgres(folder)
     try:
         yield server.start()
