@@ -270,6 +270,42 @@ def healthy(
 
 
 @app.command()
+def train(
+    manifest: Annotated[Path, typer.Argument(help="manifest.csv of films with labels and splits.", dir_okay=False)],
+    out: Annotated[Path, typer.Option("--out", help="Folder of checkpoint and bundle.", metavar="DIR")] = Path(
+        "runs/train"
+    ),
+    *,
+    epochs: Annotated[int | None, typer.Option("--epochs", help="Other than the model's own number.", min=1)] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Other random numbers.")] = None,
+) -> None:
+    """Train the default kind of model; run it again after an interruption and it goes on from its checkpoint."""
+    from pacs import modelling
+
+    modelling.train(manifest, out, epochs=epochs, seed=seed)
+
+
+@app.command()
+def evaluate(
+    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.", exists=True, file_okay=False)],
+    manifest: Annotated[Path, typer.Argument(help="manifest.csv of films with labels and splits.", dir_okay=False)],
+    *,
+    splits: Annotated[list[str] | None, typer.Option("--split", help="Split to judge on; may be repeated.")] = None,
+    resamples: Annotated[int, typer.Option("--resamples", help="Bootstrap resamples.", min=100)] = 2000,
+    reference: Annotated[
+        Path | None, typer.Option("--reference", help="CSV of another model's predictions on the same films.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Print AUROC, sensitivity, specificity and calibration error with 95 % intervals, by source."""
+    from pacs import modelling
+
+    modelling.evaluate(
+        bundle, manifest, splits=splits or ["test"], resamples=resamples, reference=reference, as_json=as_json
+    )
+
+
+@app.command()
 def version() -> None:
     """Print the version."""
     from importlib.metadata import version as installed

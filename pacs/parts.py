@@ -164,11 +164,9 @@ def site_of(settings: Settings) -> Callable[[str, str], str]:
 
 def bundle_folder(settings: Settings) -> Path:
     """The model bundle to run: the one that the settings name, else the one in the package."""
-    if settings.worker.bundle is not None:
-        return settings.worker.bundle
-    import models
+    from models.bundle import DEFAULT_BUNDLE
 
-    return Path(models.__path__[0]) / "bundles" / "chest_xray"
+    return settings.worker.bundle or DEFAULT_BUNDLE
 
 
 def ingest(settings: Settings, part: str = "ingest") -> Ingest:

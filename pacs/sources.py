@@ -14,12 +14,12 @@ import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 
-from pacs.settings import Section, Settings
+from pacs.settings import Peer, Section, Settings, Site
 from storage.errors import SettingsError
 
 __all__ = ["Entry", "Sourced", "entries", "environment", "load", "masked"]
@@ -162,26 +162,30 @@ def _from_environment(env: Mapping[str, str]) -> dict[str, tuple[object, str]]:
     for variable in sorted(env):
         if not variable.startswith(PREFIX) or variable in _NOT_SETTINGS:
             continue
-        entry = by_variable.get(variable)
-        text = env[variable]
-        if entry is None and variable.endswith("_FILE") and (entry := by_variable.get(variable[:-5])) and entry.secret:
-            try:
-                text = Path(text).read_text("utf-8").strip()
-            except OSError as error:
-                raise SettingsError(f"{variable}: {text}: {error.strerror}") from None
+        entry, text = by_variable.get(variable), env[variable]
+        secret = by_variable.get(variable.removesuffix("_FILE"))
+        if entry is None and secret is not None and secret.secret:
+            entry, text = secret, _secret_from(variable, text)
         if entry is None:
             raise SettingsError(f"{variable} is not a setting{_suggestion(variable, by_variable)}")
         found[entry.path] = (_parsed(entry, variable, text), f"environment {variable}")
     return found
 
 
+def _secret_from(variable: str, path: str) -> str:
+    try:
+        return Path(path).read_text("utf-8").strip()
+    except OSError as error:
+        raise SettingsError(f"{variable}: {path}: {error.strerror}") from None
+
+
 def _parsed(entry: Entry, variable: str, text: str) -> object:
-    kind = str(entry.info.annotation)
-    if text == "" and type(None) in get_args(entry.info.annotation):
+    kind, inner = get_origin(entry.info.annotation), get_args(entry.info.annotation)
+    if text == "" and type(None) in inner:
         return None
-    if not kind.startswith(("tuple", "dict")):
+    if kind not in (tuple, dict):
         return text
-    if kind == "tuple[str, ...]" and not text.lstrip().startswith("["):
+    if kind is tuple and inner[0] not in (Peer, Site) and not text.lstrip().startswith("["):
         return [part.strip() for part in text.split(",") if part.strip()]
     try:
         return json.loads(text)
@@ -197,8 +201,9 @@ def _refuse_unknown(values: Mapping[str, tuple[object, str]]) -> None:
 
 
 def _suggestion(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]}?" if close else "; `sangloc settings` lists them"
+    plain = {other.removeprefix(PREFIX): other for other in known}
+    close = difflib.get_close_matches(name.removeprefix(PREFIX), plain, n=1, cutoff=0.7)
+    return f"; did you mean {plain[close[0]]}?" if close else "; `sangloc settings` lists them"
 
 
 def _explain(error: ValidationError, values: Mapping[str, tuple[object, str]]) -> str:

@@ -1,0 +1,84 @@
+"""`sangloc train` and `sangloc evaluate`: progress bars and tables around `models`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+__all__ = ["evaluate", "train"]
+
+
+def train(manifest: Path, out: Path, *, epochs: int | None, seed: int | None) -> None:
+    """Train on the manifest's train split into `out`, going on from a checkpoint that lies there.
+
+    Raises:
+        InvalidInput: the manifest cannot be used.
+    """
+    from dataclasses import replace  # noqa: PLC0415
+
+    from models import training  # noqa: PLC0415  torch takes seconds to import
+
+    config = training.TrainConfig()
+    config = config if epochs is None else config.with_epochs(epochs)
+    config = config if seed is None else replace(config, seed=seed)
+    with _bars() as bars:
+        task = bars.add_task("read", total=None)
+
+        def show(now: training.Progress) -> None:
+            words = now.stage
+            if now.stage == "train":
+                words = f"epoch {now.epoch}/{now.epochs}"
+                words += "" if math.isnan(now.loss) else f"  loss {now.loss:.3f}"
+                words += "" if math.isnan(now.val_auroc) else f"  AUROC on val {now.val_auroc:.3f}"
+            bars.update(task, description=words, completed=now.step, total=now.steps)
+
+        bundle = training.train(manifest, out, config, progress=show)
+    typer.echo(f"{bundle}: run it with --bundle {bundle}, judge it with: sangloc evaluate {bundle} {manifest}")
+
+
+def evaluate(
+    bundle: Path, manifest: Path, *, splits: Sequence[str], resamples: int, reference: Path | None, as_json: bool
+) -> None:
+    """Print how good the bundle is on the films of the manifest, with 95 % bootstrap intervals, by source.
+
+    Raises:
+        InvalidBundle: the bundle cannot be used.
+        InvalidInput: the manifest cannot be used.
+    """
+    from models import evaluation  # noqa: PLC0415
+
+    with _bars() as bars:
+        task = bars.add_task("films", total=None)
+        report = evaluation.evaluate(
+            bundle,
+            manifest,
+            splits=splits,
+            resamples=resamples,
+            reference=reference,
+            progress=lambda done, total: bars.update(task, completed=done, total=total),
+        )
+    if as_json:
+        typer.echo(report.to_json())
+        return
+    table = Table(*report.COLUMNS)
+    for row in report.rows():
+        table.add_row(*row)
+    Console(width=None if Console().is_terminal else 160).print(table)
+
+
+def _bars() -> Progress:
+    """On standard error, so that a report can be piped."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
