@@ -1,0 +1,124 @@
+"""Ingest: files per second that storescu gets acknowledged, ours and the peers' by turns, each with an empty archive.
+
+Cases: 4 senders and 1 sender without Nagle's algorithm in client and server, 16 senders, and stock clients (Nagle on).
+"""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from bound import bound
+from data import PROFILES, prepare
+from push import Pushed, push
+from systems import TUNED, UNSAFE, Running, orthanc, sangloc
+from table import Row
+
+System = Callable[[Path], AbstractContextManager[Running]]
+OURS, BOUND = "sangloc", "bound"
+BEST, POSTGRES = "Orthanc, best", "Orthanc with PostgreSQL, best"
+
+
+def run(work: Path, *, repeats: int, quick: bool, peers: bool) -> list[Row]:
+    """All cases; `quick` leaves out the slower peers' second configuration and takes fewer files."""
+    have_peers = peers and shutil.which("Orthanc") is not None
+    names = ("ct", "cxr-jls", "cxr-raw")
+    files = {name: prepare(PROFILES[name], work / "data") for name in names}
+    if quick:
+        files = {name: found[: len(found) // 2] for name, found in files.items()}
+    rows: list[Row] = []
+    four: dict[str, float] = {}
+    for name in names:
+        all_peers = _peers(nodelay=True) if have_peers else {}
+        measured = _measure(Load(work, name, files[name], 4, repeats), all_peers, with_bound=True)
+        four[name] = measured[OURS]
+        rows += _rows(f"{name}, 4 senders", measured, {BEST: 1.2, POSTGRES: 2.0, BOUND: 0.65})
+    for name in names:
+        tuned = {k: v for k, v in _peers(nodelay=True).items() if "tuned" in k and "PostgreSQL" not in k}
+        measured = _measure(
+            Load(work, name, files[name][: len(files[name]) // 2], 1, repeats), tuned if have_peers else {}
+        )
+        rows += _rows(f"{name}, 1 sender", measured, {BEST: 1.1})
+    for name in names:
+        measured = _measure(Load(work, name, files[name], 16, repeats), {})
+        detail = {"four_senders": four[name], "sixteen": measured[OURS]}
+        case = f"{name}, 16 senders"
+        rows.append(Row("ingest", case, measured[OURS], "files/s", "ours, 4 senders", four[name], 1.0, detail=detail))
+    for name, goal, part in (("ct", 5.0, _thinned(files["ct"], 25)), ("cxr-jls", 2.5, files["cxr-jls"][:48])):
+        sqlite = {k: v for k, v in _peers(nodelay=False).items() if "PostgreSQL" not in k}
+        measured = _measure(Load(work, name, part, 4, repeats, nagle=True), sqlite if have_peers else {})
+        rows += _rows(f"{name}, 4 stock clients (Nagle on)", measured, {BEST: goal})
+    return rows
+
+
+def _peers(*, nodelay: bool) -> dict[str, System]:
+    lite = partial(orthanc, nodelay=nodelay)
+    postgres = partial(orthanc, nodelay=nodelay, database="postgres")
+    return {
+        "Orthanc default": lite,
+        "Orthanc tuned": partial(lite, **TUNED),
+        "Orthanc tuned, no fsync": partial(lite, **TUNED, **UNSAFE),
+        "Orthanc PostgreSQL": postgres,
+        "Orthanc PostgreSQL tuned": partial(postgres, **TUNED),
+    }
+
+
+@dataclass(frozen=True)
+class Load:
+    """What is pushed, and how often."""
+
+    work: Path
+    profile: str
+    files: list[Path]
+    senders: int
+    repeats: int
+    nagle: bool = False
+
+
+def _measure(load: Load, peers: dict[str, System], *, with_bound: bool = False) -> dict[str, float]:
+    """Median files per second of each system, measured by turns: ours, peer, peer, bound, ours, ..."""
+    systems: dict[str, System] = {OURS: lambda folder: sangloc(folder, "--no-worker"), **peers}
+    runs: dict[str, list[Pushed]] = {}
+    option = PROFILES[load.profile].option
+    state = load.work / "state"
+    for _ in range(load.repeats):
+        for label, system in systems.items():
+            with system(state) as running:
+                pushed = push(
+                    running.port, running.aet, load.files, senders=load.senders, option=option, nagle=load.nagle
+                )
+            runs.setdefault(label, []).append(pushed)
+        if with_bound:
+            runs.setdefault(BOUND, []).append(bound(load.files, state, load.senders))
+    for label, pushed_runs in runs.items():
+        rates = "  ".join(f"{p.rate:6.1f}" for p in pushed_runs)
+        speed = statistics.median(p.megabytes / p.seconds for p in pushed_runs)
+        case = f"{load.profile:8} x{load.senders:<2} {'Nagle' if load.nagle else '     '}"
+        print(f"  {case} {label:26} {rates}  ({speed:.0f} MB/s)", flush=True)
+    return {label: statistics.median(p.rate for p in pushed_runs) for label, pushed_runs in runs.items()}
+
+
+def _rows(case: str, measured: dict[str, float], goals: dict[str, float]) -> list[Row]:
+    groups = {
+        BEST: [k for k in measured if k.startswith("Orthanc") and "PostgreSQL" not in k],
+        POSTGRES: [k for k in measured if "PostgreSQL" in k],
+        BOUND: [k for k in measured if k == BOUND],
+    }
+    rows = []
+    for against, goal in goals.items():
+        if best := max((measured[k] for k in groups[against]), default=None):
+            rows.append(Row("ingest", case, measured[OURS], "files/s", against, best, goal, detail=measured))
+    return rows or [Row("ingest", case, measured[OURS], "files/s", detail=measured)]
+
+
+def _thinned(files: list[Path], per_study: int) -> list[Path]:
+    """The first images of each of the first eight studies: stock clients are slow with the peers."""
+    studies: dict[Path, list[Path]] = {}
+    for file in files:
+        studies.setdefault(file.parent, []).append(file)
+    return [file for study in list(studies.values())[:8] for file in study[:per_study]]
