@@ -107,7 +107,8 @@ class Bundle:
         try:
             net.load_state_dict(state)
         except RuntimeError as error:
-            raise InvalidBundle(f"{file} does not fit the network {self.network_def['_target_']}: {error}") from error
+            reason = " ".join(str(error).split())
+            raise InvalidBundle(f"{file} does not fit the network {self.network_def['_target_']}: {reason}") from error
         return net.eval()
 
 

@@ -221,7 +221,7 @@ class _Judge:
             y = labels[known].astype(np.int64)
             if len(known) == 0 or min((y == 1).sum(), (y == 0).sum()) < _FEW:
                 continue
-            theirs = np.array([others[self.films[place].image] for place in known])
+            theirs = np.array([others[self.films[int(place)].image] for place in known])
             mine, other = _auroc_at(self.probabilities[known, 0], y), _auroc_at(theirs, y)
             measures = {"AUROC": mine, "AUROC of reference": other, "difference": _difference(mine, other)}
             figures += self._figures(

@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -143,11 +144,27 @@ def fit(
     Raises:
         InvalidInput: the checkpoint was made with other settings or films.
     """
-    run = _Run(train=train, val=val, findings=findings, folder=folder, config=config, tell=tell)
-    while run.epoch < config.epochs:
-        run.one_epoch()
-        run.save()
-    return run.average
+    with _repeatable(config):
+        run = _Run(train=train, val=val, findings=findings, folder=folder, config=config, tell=tell)
+        while run.epoch < config.epochs:
+            run.one_epoch()
+            run.save()
+        return run.average
+
+
+@contextmanager
+def _repeatable(config: TrainConfig) -> Iterator[None]:
+    """Deterministic kernels, the configured threads and seed; the process has its own back afterwards."""
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    torch.set_num_threads(config.threads)
+    torch.use_deterministic_algorithms(True)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(deterministic)
 
 
 class _Run:
@@ -157,9 +174,6 @@ class _Run:
         self, *, train: Sequence[Film], val: Sequence[Film], findings: Sequence[str], folder: Path, config: TrainConfig,
         tell: Callback,
     ) -> None:  # fmt: skip
-        torch.set_num_threads(config.threads)
-        torch.manual_seed(config.seed)
-        torch.use_deterministic_algorithms(True)
         self.config, self.tell, self.folder, self.train = config, tell, folder, train
         self.fingerprint = json.dumps([asdict(config), list(findings), [film.image for film in train]])
         self.net = build_network(with_outputs(config.network, len(findings)))

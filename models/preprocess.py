@@ -21,7 +21,7 @@ __all__ = ["WORK_SIZE", "prepare", "scale", "standardise", "to_input", "to_squar
 WORK_SIZE = 256  # px, the smallest size among the training sources
 _MIN_SIDE = 64  # px; a smaller image is an icon, not a film
 _TRIM = 0.2  # of a side at most is trimmed as an empty border
-_FLAT = 3.0  # grey levels of 255: a row or column with less spread is empty
+_FLAT = 0.03  # of the greatest spread of a row or column: a line with less is empty
 _PERCENTILES = (0.5, 99.5)
 
 Grey = npt.NDArray[np.uint8 | np.uint16 | np.float32]
@@ -42,11 +42,10 @@ def to_work(film: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
         raise NotScorable(f"an image of shape {'x'.join(map(str, film.shape))} is no film that a model can read")
     if film.dtype not in (np.uint8, np.uint16, np.float32):
         film = film.astype(np.float32)
-    small = _window(_square(film, WORK_SIZE).astype(np.float32))
-    trimmed = _trim(small)
-    if trimmed.shape == small.shape:
-        return small
-    return _window(_square(trimmed, WORK_SIZE).astype(np.float32))
+    small = _square(film, WORK_SIZE).astype(np.float32)  # area resize first: float work is for few pixels
+    if not np.isfinite(small).all():
+        raise NotScorable("the image holds values that are no numbers")
+    return _window(_square(_trim(small), WORK_SIZE).astype(np.float32, copy=False))
 
 
 def to_input(work: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.float32]:
@@ -80,22 +79,24 @@ def _square(image: npt.NDArray[np.generic], size: int) -> npt.NDArray[np.generic
 
 def _window(image: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
     low, high = np.percentile(image, _PERCENTILES)
-    if not np.isfinite(low) or not np.isfinite(high) or high - low < 1e-6:
+    if high - low < 1e-6:
         raise NotScorable("the image has no contrast")
     scaled: npt.NDArray[np.float32] = np.clip((image - low) * (255.0 / (high - low)), 0, 255)
     return np.rint(scaled).astype(np.uint8)
 
 
-def _trim(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+def _trim(image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     top, bottom = _filled(image.std(axis=1))
     left, right = _filled(image.std(axis=0))
     return np.ascontiguousarray(image[top:bottom, left:right])
 
 
 def _filled(spread: npt.NDArray[np.floating]) -> tuple[int, int]:
-    """First and last + 1 line that is not empty, each at most `_TRIM` of the side away from the edge."""
-    limit = int(len(spread) * _TRIM)
-    filled = np.flatnonzero(spread >= _FLAT)
-    if len(filled) == 0:
-        return 0, len(spread)
-    return min(int(filled[0]), limit), max(int(filled[-1]) + 1, len(spread) - limit)
+    """First and last + 1 line that is not empty, each at most `_TRIM` of the side away from the edge.
+
+    The line beside an empty one goes too: the area resize has mixed both.
+    """
+    limit, count = int(len(spread) * _TRIM), len(spread)
+    filled = np.flatnonzero(spread >= _FLAT * spread.max())
+    first, last = int(filled[0]), int(filled[-1]) + 1
+    return min(first + (first > 0), limit), max(last - (last < count), count - limit)

@@ -1,0 +1,146 @@
+"""The model card of a bundle, `docs/README.md`, written from its metadata and an evaluation report.
+
+Every figure in a card comes from a `Report`; the prose says what a figure cannot.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from models.bundle import METADATA, load_bundle
+from models.calibration import OPERATING_POINTS
+from models.data import ABNORMAL
+from models.evaluation import Figure, Report
+
+__all__ = ["write_card"]
+
+# source -> (what it is, licence of the images)
+_SOURCES = {
+    "nih": ("ChestX-ray14, NIH Clinical Center, both classes", "NIH terms: free use with attribution"),
+    "rsna_normal": (
+        "normals read by radiologists for the RSNA Pneumonia Challenge 2018 (NIH films)",
+        "RSNA challenge terms: non-commercial, research and education",
+    ),
+    "tb_rahman": ("Tuberculosis Chest X-ray Database (Rahman 2020)", "data files: their original authors"),
+    "covid_radiography": (
+        "COVID-19 Radiography Database (BIMCV, MHH, SIRM and others)",
+        "data files: their original authors",
+    ),
+    "ieee8023": ("COVID-19 image data collection, published cases", "by film: CC BY-NC-SA, CC BY and others"),
+    "hannover": ("COVID-19 Image Repository, Hannover Medical School", "CC BY 3.0"),
+    "figure1": ("Figure 1 COVID-19 chest X-ray data set", "research use"),
+    "tb_pakistan": ("normal and tuberculosis films from Pakistan", "CC BY 4.0 as far as known"),
+}
+
+_USE = """\
+Research use. **Not a medical device.** It sorts a queue of frontal chest radiographs of adults: a flagged study is read
+sooner. It rules nothing out."""
+
+_LIMITS = """\
+- **Source is confounded with label.** All tuberculosis and COVID-19 films are abnormal and come from sources without
+  normals; thumbnails of 16 x 16 pixels already tell them from normals. Figures over all sources, and sensitivities on
+  single-class sources, say little about disease. Trust the rows of `nih`. For the same reason there is no output
+  "Tuberculosis" or "COVID-19": it would be a detector of the source.
+- A source that is confounded inside itself (`tb_pakistan`) can be read for sensitivity and specificity only.
+- NIH labels are mined from reports: radiologists call 30 % of the films with a mined finding normal, and of 62 films
+  without one 35 abnormal. The better label ("best") is the radiologist's where one exists.
+- Probabilities are calibrated on NIH validation films, of which more than half are abnormal. At a site with fewer
+  abnormal films the true frequencies are lower than the probabilities say.
+- Rare findings (few positive validation films) have thresholds chosen by specificity alone; read them as hints.
+- Small pneumothoraces, nodules and fractures are not seen reliably at this input size. No lateral films, no children.
+- No film from Viet Nam, few film makers, images of at most 1024 px squeezed to squares by their publishers.
+- A model only ever brings a study forward. A film without a flag has not been called normal."""
+
+
+def write_card(bundle: Path, report: Report, command: str) -> Path:
+    """Write `docs/README.md` and `docs/evaluation.json` into the bundle; `command` is what reproduces the figures.
+
+    Raises:
+        InvalidBundle: the folder is no bundle.
+        ValueError: the report is about other weights.
+    """
+    model = load_bundle(bundle)
+    if report.weights_sha256 != model.weights_sha256:
+        raise ValueError(f"the report is about other weights ({report.weights_sha256[:16]})")
+    ours = json.loads((bundle / METADATA).read_text("utf-8"))["sangloc"]
+    parts = [
+        f"# {model.name} {model.version}",
+        _USE,
+        f"Weights: `models/model.pt`, SHA-256 `{model.weights_sha256}`.",
+        "## How it was made\n\n" + _making(ours["training"]) + "\n\n" + _calibration(ours),
+        "## Data\n\n" + _sources(ours["training"]["sources"]),
+        "## Figures\n\n" + _figures(report, command),
+        "## Limits\n\n" + _LIMITS,
+    ]
+    folder = bundle / "docs"
+    folder.mkdir(exist_ok=True)
+    (folder / "evaluation.json").write_text(report.to_json() + "\n", "utf-8")
+    card = folder / "README.md"
+    card.write_text("\n\n".join(parts) + "\n", "utf-8")
+    return card
+
+
+def _making(training: dict[str, Any]) -> str:
+    config = training["config"]
+    stages = ", then ".join(f"{epochs} epochs at {size} px" for epochs, size in config["stages"])
+    network = config["network"]
+    shape = ", ".join(f"{key} {value}" for key, value in network.items() if not key.startswith("_"))
+    return (
+        f"MONAI `{network['_target_'].rpartition('.')[2]}` ({shape}), random start, trained by `sangloc train` on"
+        f" {training['films']:,} films ({training['abnormal']:,} abnormal) of split `train`: {stages}, an epoch being"
+        f" {config['epoch_films']:,} films drawn with shares by source and label; AdamW, one cycle up to"
+        f" {config['learning_rate']}, weight decay {config['weight_decay']}, bfloat16, running average of the weights"
+        f" ({config['ema']}), seed {config['seed']}; finished {training['finished']}. Labels are softened by how far"
+        " they are believed; a finding's loss counts only where somebody looked for it. Augmentation makes the sources"
+        " alike: position, size, aspect, exposure, blur, noise, JPEG, boxes."
+    )
+
+
+def _calibration(ours: dict[str, Any]) -> str:
+    on, names = ours["calibrated_on"], ours["operating_points"]
+    lines = [f"- `{name}`: {OPERATING_POINTS[name]}; Abnormal at {names[name][0]:.3f}" for name in names]
+    return (
+        f"Calibration (Platt, each finding by itself) and thresholds were chosen on split `val`, sources"
+        f" {', '.join(on['sources'])}: {on['films'][0]} films, {on['positives'][0]} abnormal. Operating points,"
+        f" of which `{ours['operating_point']}` is the default:\n\n" + "\n".join(lines)
+    )
+
+
+def _sources(names: Sequence[str]) -> str:
+    lines = [f"| {name} | {' | '.join(_SOURCES.get(name, ('', '')))} |" for name in names]
+    return "\n".join(["| source of training films | what | licence of the images |", "|---|---|---|", *lines]) + (
+        "\n\nNo image is in this repository."
+    )
+
+
+def _figures(report: Report, command: str) -> str:
+    intro = (
+        f"Operating point `{report.operating_point}`, Abnormal at {report.threshold:.3f}; 95 % intervals from"
+        f" {report.resamples:,} bootstrap resamples of patients or groups. Reproduce with `{command}`."
+    )
+    parts = [intro]
+    for split in report.splits:
+        figures = [figure for figure in report.figures if figure.split == split]
+        first = [figure for figure in figures if figure.finding == ABNORMAL]
+        parts += [_table(f"### Split {split}: {ABNORMAL}", first)]
+        parts += [_table(f"### Split {split}: findings", [figure for figure in figures if figure not in first])]
+    return "\n\n".join(parts)
+
+
+def _table(title: str, figures: Sequence[Figure]) -> str:
+    """One row for each (source, labels, finding), one column for each measure."""
+    measures = list(dict.fromkeys(figure.measure for figure in figures))
+    rows: dict[tuple[str, str, str, str], dict[str, Figure]] = {}
+    for f in figures:
+        rows.setdefault((f.source, f.labels, f.finding, f"{f.films} / {f.positives}"), {})[f.measure] = f
+    head = ["source", "labels", "finding", "films / positive", *measures]
+    lines = [title, "", f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    lines += [f"| {' | '.join([*key, *(_cell(row.get(name)) for name in measures)])} |" for key, row in rows.items()]
+    return "\n".join(lines) if figures else f"{title}\n\nToo few films."
+
+
+def _cell(figure: Figure | None) -> str:
+    return "" if figure is None else f"{figure.value:.3f} ({figure.low:.3f} to {figure.high:.3f})"
