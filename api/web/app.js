@@ -46,7 +46,10 @@ async function loadMore() {
     const page = await getJson("api/worklist", { ...filters(), limit: PAGE, cursor: list.next });
     const known = new Set(list.items.map((item) => item.study_uid));
     take({ ...page, items: [...list.items, ...page.items.filter((item) => !known.has(item.study_uid))] });
-  } catch (error) { report(error); }
+  } catch (error) {
+    if (error.status === 400) refresh(); // the order changed between two pages (a model came or went)
+    else report(error);
+  }
 }
 
 function draw() {

@@ -1,6 +1,6 @@
 // One study beside the list: picture with window and level, every number with its source, the original file.
 
-import { badge, element, patientName, person, study } from "./list.js";
+import { badge, dotted, element, patientName, person, study } from "./list.js";
 import { getJson, request } from "./net.js";
 import { clock, findingName, percent, t } from "./strings.js";
 
@@ -46,8 +46,8 @@ export class Detail {
     return element("header", {},
       element("div", {},
         element("h2", { id: "detail-title", textContent: patientName(item) }),
-        element("p", { textContent: person(item) }),
-        element("p", { textContent: [item.description, study(item), item.accession_number ? t("accession", item.accession_number) : ""].filter(Boolean).join(" · ") }),
+        dotted("p", person(item)),
+        dotted("p", [item.description, ...study(item), item.accession_number ? t("accession", item.accession_number) : ""]),
         element("p", {}, badge(item))),
       element("div", { className: "buttons" },
         element("button", { type: "button", className: "primary", textContent: t(read ? "reopen" : "markRead"), onclick: () => this.actions.toggleRead(item) }),

@@ -10,12 +10,10 @@ export function element(tag, options = {}, ...children) {
   return node;
 }
 
-const words = new Intl.ListFormat("en", { style: "narrow", type: "unit" });
-
 function suspected(item) {
   const named = item.findings.filter((finding) => finding.name.toLowerCase() !== "abnormal");
   const shown = (named.length ? named : item.findings).slice(0, 3);
-  return shown.length ? t("suspected", words.format(shown.map((one) => findingName(one.name)))) : "";
+  return shown.length ? t("suspected", shown.map((one) => findingName(one.name)).join(", ")) : "";
 }
 
 function why(item) {
@@ -35,15 +33,20 @@ export function patientName(item) {
   return item.patient_name || t("noName");
 }
 
+// Parts with dots between them; a line never breaks inside a part.
+export function dotted(tag, parts) {
+  const line = element(tag);
+  parts.filter(Boolean).forEach((part, place) => line.append(place ? " · " : "", element("span", { className: "part", textContent: part })));
+  return line;
+}
+
 export function person(item) {
-  const parts = [item.patient_id, item.patient_birth_date ? t("born", day(item.patient_birth_date)) : "",
+  return [item.patient_id, item.patient_birth_date ? t("born", day(item.patient_birth_date)) : "",
     ["M", "F", "O"].includes(item.patient_sex) ? t(item.patient_sex) : ""];
-  return parts.filter(Boolean).join(" · ");
 }
 
 export function study(item) {
-  const modalities = item.modalities.join("/");
-  return [modalities, item.study_date ? day(item.study_date) : ""].filter(Boolean).join(" · ");
+  return [item.modalities.join("/"), item.study_date ? day(item.study_date) : ""];
 }
 
 function cell(label, className, ...children) {
@@ -56,11 +59,10 @@ function row(item) {
   const due = element("time", { className: "relative", dateTime: item.due_at });
   line.append(
     cell(t("due"), "due", due, element("time", { className: "absolute", dateTime: item.due_at, textContent: clock(item.due_at) }),
-      item.priority === "routine" ? null : element("span", { className: `priority ${item.priority}`, textContent: item.priority.toUpperCase() })),
+      item.priority === "routine" ? null : element("span", { className: `priority ${item.priority}`, textContent: t(item.priority) })),
     cell(t("flag"), "flag", badge(item)),
-    cell(t("patient"), "patient", element("strong", { textContent: patientName(item) }), element("small", { textContent: person(item) })),
-    cell(t("study"), "study", element("span", { textContent: item.description || study(item) }),
-      element("small", { textContent: [item.description ? study(item) : "", item.site].filter(Boolean).join(" · ") })),
+    cell(t("patient"), "patient", element("strong", { textContent: patientName(item) }), dotted("small", person(item))),
+    cell(t("study"), "study", element("span", { textContent: item.description }), dotted("small", [...study(item), item.site])),
     cell(t("why"), "why", item.state === "read" ? document.createTextNode(t("readBy", item.read_by, clock(item.read_at))) : why(item)),
     cell(t("arrived"), "arrived", element("time", { dateTime: item.arrived_at, textContent: clock(item.arrived_at) })),
   );

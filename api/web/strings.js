@@ -53,6 +53,8 @@ const TEXTS = {
   waiting:         ["waiting for the model",                           "chờ mô hình"],
   not_eligible:    ["not for the model",                               "mô hình không đọc"],
   failed:          ["model failed",                                    "mô hình lỗi"],
+  stat:            ["STAT",                                            "CẤP CỨU"],
+  urgent:          ["URGENT",                                          "KHẨN"],
   suspected:       ["Suspected {0}.",                                  "Nghi {0}."],
   maxWait:         ["Due by the site's maximum wait.",                 "Theo thời gian chờ tối đa của cơ sở."],
   waitingWhy:      ["The model has not read it yet; due by the site's maximum wait.",

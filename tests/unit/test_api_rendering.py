@@ -2,49 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 from pydicom import Dataset
-from pydicom.dataset import FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, JPEGBaseline8Bit, RLELossless
+from pydicom.uid import JPEGBaseline8Bit, RLELossless
 
 from api.rendering import Picture, render
 from storage.errors import InvalidDataSet
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
-def part10(
-    pixels: np.ndarray, *, photometric: str = "MONOCHROME2", syntax: str = ExplicitVRLittleEndian, **over: Any
-) -> BytesIO:
-    data = Dataset()
-    data.file_meta = FileMetaDataset()
-    data.file_meta.TransferSyntaxUID = syntax
-    data.SOPClassUID = "1.2.840.10008.5.1.4.1.1.1.1"
-    data.SOPInstanceUID = "1.2.3"
-    colour = pixels.ndim >= 3 and pixels.shape[-1] == 3
-    data.Rows, data.Columns = pixels.shape[-3:-1] if colour else pixels.shape[-2:]
-    data.SamplesPerPixel = 3 if colour else 1
-    if colour:
-        data.PlanarConfiguration = 0
-    data.PhotometricInterpretation = photometric
-    data.BitsAllocated = data.BitsStored = 8 * pixels.itemsize
-    data.HighBit = data.BitsStored - 1
-    data.PixelRepresentation = int(pixels.dtype.kind == "i")
-    if pixels.ndim - colour == 3:
-        data.NumberOfFrames = pixels.shape[0]
-    data.PixelData = pixels.tobytes()
-    for name, value in over.items():
-        setattr(data, name, value)
-    if syntax == RLELossless:
-        data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        data.compress(RLELossless, generate_instance_uid=False)
-    file = BytesIO()
-    data.save_as(file, enforce_file_format=True)
-    file.seek(0)
-    return file
+from archive import part10
 
 
 def picture(file: BytesIO, *, max_pixels: int = 1_000_000, **asked: Any) -> np.ndarray:
