@@ -174,6 +174,7 @@ class Association:
         if rejection is not None:
             self._reject(rejection)
             return False
+        self._enter(Phase.BUSY)
         try:
             self._agreed = negotiate(
                 request,

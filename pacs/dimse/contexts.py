@@ -23,11 +23,10 @@ from pynetdicom.pdu_primitives import (
 )
 
 from pacs.dimse.wire import ASSOCIATE_RQ, INVALID_PARAMETER, ProtocolError
+from pacs.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
 __all__ = [
     "APPLICATION_CONTEXT",
-    "IMPLEMENTATION_UID",
-    "IMPLEMENTATION_VERSION",
     "STORAGE_CLASSES",
     "VERIFICATION",
     "Context",
@@ -37,8 +36,8 @@ __all__ = [
 ]
 
 APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"  # PS3.7 A.2.1
-IMPLEMENTATION_UID = "2.25.118372946108294615073326519480276453917"
-IMPLEMENTATION_VERSION = "SANGLOC_0_1"
+
+
 VERIFICATION = "1.2.840.10008.1.1"
 
 _STANDARD_ROOT = "1.2.840.10008."
@@ -156,8 +155,8 @@ def _accept(request: bytes, results: list[Any], roles: list[Any], max_pdu_bytes:
         ImplementationVersionNameNotification(),
     )
     length.maximum_length_received = max_pdu_bytes
-    uid.implementation_class_uid = UID(IMPLEMENTATION_UID)
-    version.implementation_version_name = IMPLEMENTATION_VERSION
+    uid.implementation_class_uid = UID(IMPLEMENTATION_CLASS_UID)
+    version.implementation_version_name = IMPLEMENTATION_VERSION_NAME
     primitive = A_ASSOCIATE()
     primitive.application_context_name = APPLICATION_CONTEXT
     primitive.called_ae_title = primitive.calling_ae_title = "ECHOED-BELOW"

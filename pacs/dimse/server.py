@@ -31,7 +31,7 @@ __all__ = ["Receiver"]
 log = structlog.get_logger()
 
 _STACK_BYTES = 1 << 20  # virtual; a thread touches some 40 kB of it
-_ACCEPT_TICK_S = 0.25  # how soon a stop is seen
+_ACCEPT_TICK_S = 0.1  # how soon a stop is seen
 _DRAIN_TICK_S = 0.02
 _M_ARENA_MAX = -8  # of mallopt(3)
 
