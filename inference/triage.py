@@ -23,7 +23,7 @@ much as the readers lack, and by no more (`tests/unit/test_triage_queue.py` show
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -129,12 +129,19 @@ def due_at(
     return min(latest, arrived_at + dt.timedelta(minutes=minutes))
 
 
-def reason(due: dt.datetime, band: Risk, finding: str, probability: float) -> str:
-    """One sentence for a person: 'due 10:40: likely Pneumothorax, 0.93'; the clock is that of `due`'s time zone.
+def reason(due: dt.datetime, band: Risk, probability: float, findings: Sequence[tuple[str, float, float]]) -> str:
+    """One sentence for a person, such as 'due 10:40: likely Pneumothorax, 0.93'; '' for a study without a flag.
 
-    Nothing is claimed about a study without a flag: the sentence is then empty.
+    Args:
+        due: when the study is due; the sentence says it in the time zone of this value.
+        band: the line of the table.
+        probability: that the film is abnormal, which is what flags it.
+        findings: name, probability and threshold of each; one is named as likely only when it is more likely than not.
     """
     if not band:
         return ""
-    word = "likely" if band == "high" else "possible"
-    return f"due {due:%H:%M}: {word} {finding}, {probability:.2f}"
+    named = max((f for f in findings if f[1] >= f[2]), key=lambda finding: finding[1], default=None)
+    if named and named[1] >= 0.5:
+        return f"due {due:%H:%M}: likely {named[0]}, {named[1]:.2f}"
+    perhaps = f"; perhaps {named[0]}, {named[1]:.2f}" if named else ""
+    return f"due {due:%H:%M}: {'likely' if band == 'high' else 'possibly'} abnormal, {probability:.2f}{perhaps}"

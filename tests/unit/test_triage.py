@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference.triage import Priority, TriagePolicy, Waits, arrival, due_at, reason, requested, risk
+from inference.triage import Priority, Risk, TriagePolicy, Waits, arrival, due_at, reason, requested, risk
 
 AT = dt.datetime(2026, 3, 2, 8, 0, tzinfo=dt.UTC)
 POLICY = TriagePolicy()
@@ -108,11 +108,21 @@ def test_a_threshold_above_the_high_risk_probability_rules() -> None:
     assert risk(POLICY, 0.95, 0.95) == "high"
 
 
-def test_the_reason_names_time_finding_and_probability_and_says_nothing_without_a_flag() -> None:
+@pytest.mark.parametrize(
+    ("band", "findings", "sentence"),
+    [
+        ("high", [("Effusion", 0.6, 0.5), ("Pneumothorax", 0.931, 0.2)], "due 10:40: likely Pneumothorax, 0.93"),
+        ("high", [("Pneumothorax", 0.31, 0.2)], "due 10:40: likely abnormal, 0.88; perhaps Pneumothorax, 0.31"),
+        ("flagged", [("Pneumothorax", 0.31, 0.4)], "due 10:40: possibly abnormal, 0.88"),
+        ("flagged", [], "due 10:40: possibly abnormal, 0.88"),
+        ("", [("Pneumothorax", 0.9, 0.2)], ""),
+    ],
+)
+def test_the_reason_names_time_and_finding_and_claims_nothing_without_a_flag(
+    band: Risk, findings: list[tuple[str, float, float]], sentence: str
+) -> None:
     due = dt.datetime(2026, 3, 2, 10, 40, tzinfo=dt.UTC)
-    assert reason(due, "high", "Pneumothorax", 0.931) == "due 10:40: likely Pneumothorax, 0.93"
-    assert reason(due, "flagged", "Effusion", 0.61) == "due 10:40: possible Effusion, 0.61"
-    assert reason(due, "", "Effusion", 0.1) == ""
+    assert reason(due, band, 0.88, findings) == sentence
 
 
 @pytest.mark.parametrize(

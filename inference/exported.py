@@ -1,0 +1,133 @@
+"""A network converted to OpenVINO, kept beside a few films and the answers that torch gave for them.
+
+    CACHE/<key>/model.xml, model.bin    the network, float32
+    CACHE/<key>/probe.npz               inputs and the logits that torch computed for them
+
+The key is a digest of weights, network and versions: a new model is converted anew, an old one never. The folder is
+renamed into place when it is whole. A copy that cannot be read, or does not answer as torch did, is made again once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import structlog
+
+from models.bundle import Bundle
+from models.phantom import chest
+from storage.errors import InvalidBundle
+
+# Nothing here calls home: OpenVINO's converter would report its use to the vendor where it finds this package.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+
+import openvino  # noqa: E402
+
+__all__ = ["OpenVinoEngine", "export"]
+
+Floats = npt.NDArray[np.float32]
+log = structlog.get_logger()
+
+_FORMAT = 1  # of the folder; part of the key
+_TOLERANCE = {"bf16": 0.03, "f32": 1e-3}  # of a probability; bf16 was seen to differ by 0.008 at most
+_PROBES = (("", 1), ("opacity", 2), ("effusion", 3))
+
+
+class OpenVinoEngine:
+    """OpenVINO on the CPU: bf16 where the processor computes with it, else float32."""
+
+    name = "openvino"
+
+    def __init__(self, bundle: Bundle, cache_dir: Path | None = None) -> None:
+        folder = (cache_dir or _user_cache()) / _key(bundle)
+        for attempt in ("kept", "new"):
+            if attempt == "new":
+                shutil.rmtree(folder, ignore_errors=True)
+            if not folder.is_dir():
+                export(bundle, folder)
+            try:
+                self._request, self.precision = _compile(folder)
+            except (RuntimeError, OSError, ValueError, KeyError) as error:
+                log.warning("the converted model cannot be used", copy=attempt, error=str(error))
+            else:
+                return
+        raise InvalidBundle("the model gives other numbers in OpenVINO than in torch; set the device to cpu")
+
+    def predict(self, batch: Floats) -> Floats:
+        """Logits [n, outputs] of inputs [n, channels, size, size]."""
+        return _infer(self._request, batch)
+
+
+def export(bundle: Bundle, folder: Path) -> None:
+    """Convert the bundle's network into `folder`, which appears when it is whole. Takes some ten seconds, once."""
+    import torch  # noqa: PLC0415
+
+    log.info("converting the model, once", model=bundle.name, folder=str(folder))
+    probe = np.stack([bundle.prepare(chest(seed, kind, rows=512, columns=448)) for kind, seed in _PROBES])  # type: ignore[arg-type]
+    network = bundle.network()
+    with torch.inference_mode():
+        images = torch.from_numpy(probe)
+        logits = network(images).numpy()
+        traced = torch.jit.trace(network, images[:1], check_trace=False)  # type: ignore[no-untyped-call]
+        model = openvino.convert_model(traced, example_input=images[:1])
+    model.reshape([-1, *probe.shape[1:]])
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".new-", dir=folder.parent) as made:
+        target = Path(made) / "copy"
+        target.mkdir()
+        openvino.save_model(model, target / "model.xml", compress_to_fp16=False)
+        np.savez(target / "probe.npz", inputs=probe, logits=logits)
+        try:
+            target.rename(folder)
+        except OSError:  # another worker was faster
+            if not folder.is_dir():
+                raise
+
+
+def _compile(folder: Path) -> tuple[Any, str]:
+    """A request that answers as torch did, and its precision; raises RuntimeError where none does."""
+    core = openvino.Core()
+    with np.load(folder / "probe.npz") as probe:
+        inputs, expected = probe["inputs"], probe["logits"]
+    capable = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    for precision in ("bf16", "f32") if "BF16" in capable else ("f32",):
+        options = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
+        request = core.compile_model(core.read_model(folder / "model.xml"), "CPU", options).create_infer_request()
+        difference = float(np.abs(_sigmoid(_infer(request, inputs)) - _sigmoid(expected)).max())
+        if difference <= _TOLERANCE[precision]:  # false for NaN
+            log.info("model compiled", engine="openvino", precision=precision, difference=round(difference, 5))
+            return request, precision
+    raise RuntimeError(f"its probabilities differ by {difference:.3f} from torch's")
+
+
+def _infer(request: Any, batch: Floats) -> Floats:
+    return np.array(request.infer({0: np.ascontiguousarray(batch, np.float32)})[0], np.float32)
+
+
+def _sigmoid(logits: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+    return np.asarray(1 / (1 + np.exp(-np.clip(logits.astype(np.float64), -60, 60))))
+
+
+def _key(bundle: Bundle) -> str:
+    parts = [
+        _FORMAT,
+        openvino.__version__,
+        bundle.weights_sha256,
+        dict(bundle.network_def),
+        bundle.channels,
+        bundle.input_size,
+        bundle.value_range,
+    ]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _user_cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sangloc"

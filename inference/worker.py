@@ -1,0 +1,251 @@
+"""The worker: jobs from the database, images from the store, probabilities from the engine, due times to the worklist.
+
+    claim a batch ─▶ threads: fetch, verify, decode, prepare ─▶ engine ─▶ calibrate ─▶ due time ─▶ one transaction
+         ▲ LISTEN wakes it, else it looks every second              while the engine runs, the next batch is read
+
+What is away (database, store) is waited for: the jobs in hand are kept, their attempts do not grow. Without a model the
+worker claims nothing, says why in its sign of life, and looks for a model again and again. A batch never waits to
+fill: while one is worked on, the next gathers by itself.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import structlog
+
+from inference import triage
+from inference.engine import Device, load_engine
+from inference.pulse import Pulse
+from inference.reading import Read, read_job
+from inference.scoring import Model, Result, score
+from inference.wakeup import Wakeup
+from models.bundle import Bundle, load_bundle
+from storage import findings, jobs, worklist
+from storage.database import Database
+from storage.errors import DigestMismatch, InvalidBundle, NotFound, NotScorable, Unavailable
+from storage.objects import ObjectStore
+
+__all__ = ["Worker", "WorkerConfig"]
+
+log = structlog.get_logger()
+T = TypeVar("T")
+_AWAY_S = 0.5  # first wait for a part that is away; doubles up to
+_AWAY_MAX_S = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerConfig:
+    """How a worker works."""
+
+    name: str = ""  # '' makes host:pid:start
+    device: Device = "auto"
+    batch_size: int = 8  # images for the engine at once, at most
+    lease_s: float = 60.0  # a job of a worker that died is taken over after so long
+    max_attempts: int = 5
+    backoff_s: float = 2.0  # before a failed job is tried again; doubles
+    poll_s: float = 1.0  # looks for jobs so often when nothing wakes it
+    reload_s: float = 10.0  # looks for a usable model so often
+    threads: int = field(default_factory=lambda: max(2, min(8, os.cpu_count() or 2)))  # that read images
+    cache_dir: Path | None = None  # of converted models; None: the user's cache folder
+
+
+class _InHand(NamedTuple):
+    job: jobs.Job
+    read: Future[Read]
+
+
+class Worker:
+    """One worker process. Any number of them share the queue."""
+
+    def __init__(
+        self,
+        database: Database,
+        store: ObjectStore,
+        bundle: Path,
+        policy: triage.TriagePolicy,
+        config: WorkerConfig | None = None,
+    ) -> None:
+        self._database = database
+        self._store = store
+        self._bundle_path = bundle
+        self._policy = policy
+        self._config = config or WorkerConfig()
+        self.name = self._config.name or f"{socket.gethostname()}:{os.getpid()}:{int(time.time())}"
+        self._stop = threading.Event()
+        self._model: Model | None = None
+
+    def run(self, stop: threading.Event, on_ready: Callable[[], None] = lambda: None) -> None:
+        """Work until `stop` is set and the jobs in hand are done; `on_ready`: the model was looked for."""
+        self._stop = stop
+        config = self._config
+        with (
+            Pulse(self._database, self.name, lease_s=config.lease_s) as self._pulse,
+            Wakeup(self._database, jobs.CHANNEL) as wakeup,
+            ThreadPoolExecutor(config.threads, thread_name_prefix="read") as pool,
+        ):
+            self._load()
+            on_ready()
+            self._work(pool, wakeup)
+        log.info("worker stopped", worker=self.name)
+
+    def _work(self, pool: ThreadPoolExecutor, wakeup: Wakeup) -> None:
+        ahead: list[_InHand] = []
+        while ahead or not self._stop.is_set():
+            model = self._model or self._reload()
+            if model is None:
+                if self._stop.is_set():
+                    return  # what is in hand is taken over when its lease ends
+                continue
+            batch = ahead or self._claim(model, pool)
+            if not batch:
+                wakeup.wait(0 if self._stop.is_set() else self._config.poll_s)
+                continue
+            ahead = self._claim(model, pool, beside=batch)
+            self._finish(model, batch)
+            self._hold(ahead)
+
+    # the model
+
+    def _load(self) -> None:
+        try:
+            bundle = load_bundle(self._bundle_path)
+            engine = load_engine(bundle, self._config.device, self._config.cache_dir)
+        except Exception as error:  # a broken model must not end the worker: the list says why it is in arrival order
+            reason = str(error) if isinstance(error, InvalidBundle) else f"{type(error).__name__}: {error}"
+            log.error("no model can be used", reason=reason, expected=isinstance(error, InvalidBundle))
+            self._without_model(reason)
+            return
+        self._model = Model(bundle, engine)
+        self._pulse.tell(
+            model=f"{bundle.name} {bundle.version}", weights_sha256=bundle.weights_sha256, engine=engine.name
+        )
+        log.info("model loaded", model=bundle.name, version=bundle.version, engine=engine.name)
+
+    def _without_model(self, reason: str) -> None:
+        self._model = None
+        self._pulse.tell(problem=reason)
+
+    def _reload(self) -> Model | None:
+        if not self._stop.wait(self._config.reload_s):
+            self._load()
+        return self._model
+
+    # a batch
+
+    def _claim(self, model: Model, pool: ThreadPoolExecutor, beside: Sequence[_InHand] = ()) -> list[_InHand]:
+        """Take up to a batch of jobs and begin to read their images; nothing once the worker shall stop."""
+        config = self._config
+        if self._stop.is_set():
+            return []
+        try:
+            with self._database.transaction() as connection:
+                claimed = jobs.claim(
+                    connection, self.name, config.batch_size, config.lease_s, max_attempts=config.max_attempts
+                )
+        except Unavailable as error:
+            if not beside:
+                log.warning("no jobs can be claimed", error=str(error))
+            return []
+        taken = [_InHand(job, pool.submit(self._read, job, model.bundle)) for job in claimed]
+        self._hold([*beside, *taken])
+        return taken
+
+    def _hold(self, taken: Sequence[_InHand]) -> None:
+        self._pulse.hold(frozenset(item.job.job_pk for item in taken))
+
+    def _read(self, job: jobs.Job, bundle: Bundle) -> Read:
+        return self._patiently("the object store", lambda: read_job(self._store, job, bundle.prepare))
+
+    def _finish(self, model: Model, batch: Sequence[_InHand]) -> None:
+        """Score a batch and record what came of it; where the engine fails, its jobs are given back."""
+        try:
+            try:
+                result = self._score(model, batch)
+            except Unavailable:
+                raise
+            except Exception as error:
+                log.exception("the engine failed", jobs=len(batch))
+                reason = f"{type(error).__name__}: {error}"
+                self._without_model(reason)
+                result = Result(failed=[(item.job, reason, False) for item in batch])
+            self._patiently("the database", lambda: self._record(result))
+        except Unavailable:  # only when stopping: the leases run out, and another worker takes over
+            log.warning("stopped before a batch was recorded", jobs=len(batch))
+
+    def _score(self, model: Model, batch: Sequence[_InHand]) -> Result:
+        result, inputs = Result(), self._inputs(batch)
+        read: list[tuple[jobs.Job, Read]] = []
+        for job, outcome in inputs:
+            if isinstance(outcome, Read):
+                read.append((job, outcome))
+            elif isinstance(outcome, NotScorable):
+                result.not_eligible.append((job, str(outcome)))
+            else:  # damage is shown at once, memory or a fault of ours is tried again
+                final = isinstance(outcome, DigestMismatch | NotFound)
+                log.error("an image could not be read", sop_uid=job.sop_uid, error=repr(outcome), final=final)
+                result.failed.append((job, str(outcome) or type(outcome).__name__, final))
+        if not read:
+            return result
+        begun = time.perf_counter()
+        logits = model.engine.predict(np.stack([image.network_input for _, image in read]))
+        each_ms = (time.perf_counter() - begun) * 1000 / len(read)
+        for (job, image), row in zip(read, logits, strict=True):
+            if not np.isfinite(row).all():
+                result.not_eligible.append((job, "the model gives no number for this image"))
+                continue
+            times = {"decode_ms": image.decode_ms, "inference_ms": each_ms}
+            result.scores.append(score(self._policy, model, job, row, **times))
+            result.scored.append(job)
+        return result
+
+    def _inputs(self, batch: Sequence[_InHand]) -> Iterator[tuple[jobs.Job, Read | Exception]]:
+        """What became of reading each image; raises `Unavailable` when the worker stops while the store is away."""
+        for job, read in batch:
+            try:
+                yield job, read.result()
+            except Unavailable:
+                raise
+            except Exception as error:
+                yield job, error
+
+    def _record(self, result: Result) -> None:
+        config, ended = self._config, [*result.scored, *(job for job, _ in result.not_eligible)]
+        with self._database.transaction() as connection:
+            findings.record_scores(connection, result.scores)
+            for job, reason in result.not_eligible:
+                findings.record_not_eligible(connection, job.instance_pk, reason)
+            jobs.done(connection, [job.job_pk for job in ended])
+            for job, error, final in result.failed:
+                attempts = 1 if final else config.max_attempts
+                jobs.fail(connection, job.job_pk, error, max_attempts=attempts, backoff_s=config.backoff_s)
+        with self._database.autocommit() as connection:
+            worklist.announce(connection)
+        log.info(
+            "batch recorded",
+            scored=len(result.scores),
+            flagged=sum(each.flagged for each in result.scores),
+            not_eligible=len(result.not_eligible),
+            failed=len(result.failed),
+        )
+
+    def _patiently(self, what: str, attempt: Callable[[], T]) -> T:
+        """`attempt` until what it needs is back; once the worker shall stop, the error is raised instead."""
+        wait = _AWAY_S
+        while True:
+            try:
+                return attempt()
+            except Unavailable as error:
+                log.warning(f"waiting for {what}", error=str(error))
+                if self._stop.wait(wait):
+                    raise
+                wait = min(2 * wait, _AWAY_MAX_S)
