@@ -1,11 +1,7 @@
 """From durable objects to index rows: what ingest does in one transaction for a batch of instances.
 
-An instance of a known series costs one statement (instance and job rows); the first of a series costs a larger one that
-also makes patient, study, series, name words, worklist and audit rows. Both take the whole batch as one JSON value.
-
-Locks are taken in one order everywhere (patients, studies, series, instances, jobs, worklist; by key within a table;
-the sort nodes in the statements keep the levels apart), so that concurrent writers of the same study wait for each
-other but never in a circle.
+The function `index_instances` of the schema (`0002_pre.sql`) does it in one round trip for the whole batch:
+instances and jobs alone for known series, with all that is missing above them for others.
 
 The audit log gets a row for each new study and each conflict, not for each instance: who sent an instance, from where
 and when stands in its own row of `instances`.
@@ -13,22 +9,24 @@ and when stands in its own row of `instances`.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import orjson
 import psycopg
+from psycopg.pq import TransactionStatus
 
 from storage import names, set_aside
 from storage.database import Connection, Database
-from storage.indexing_sql import INDEX_KNOWN, INDEX_NEW
 from storage.received import InstanceHeader, Outcome, Received
 
 __all__ = ["Indexed", "Indexer", "index_instances"]
 
 _CACHED_SERIES = 20_000
 _ATTEMPTS = 20
-_INDEXED_TEXT_MAX = 256  # characters; a B-tree entry holds 2,704 bytes, the VRs allow 64
+_INDEXED_TEXT_MAX = 256  # characters
+_INSERT = "SELECT * FROM index_instances(%s, %s, %s, %s, %s)"
 _URGENCY = {"routine": 0, "urgent": 1, "stat": 2}
 
 _SeriesKey = tuple[str, str]
@@ -52,10 +50,13 @@ class _Places:
     def get(self, header: InstanceHeader) -> _SeriesPlace | None:
         return self._places.get((header.study_uid, header.series_uid))
 
-    def learn(self, places: dict[_SeriesKey, _SeriesPlace]) -> None:
-        if len(self._places) + len(places) > _CACHED_SERIES:
+    def learn(self, batch: Sequence[Received], stored: dict[str, _SeriesPlace]) -> None:
+        if len(self._places) > _CACHED_SERIES:
             self._places.clear()
-        self._places.update(places)
+        for received in batch:
+            header = received.header
+            if header.sop_uid in stored:
+                self._places[header.study_uid, header.series_uid] = stored[header.sop_uid]
 
     def forget(self, batch: Sequence[Received]) -> None:
         for received in batch:
@@ -84,22 +85,22 @@ class Indexer:
             compared = dict(zip(left, _compare(connection, [batch[n] for n in left]), strict=True))
         return [compared.get(n, Indexed("stored", True)) for n in range(len(batch))]
 
-    def _insert(self, connection: Connection, batch: list[Received]) -> set[str]:
+    def _insert(self, connection: Connection, batch: list[Received]) -> dict[str, _SeriesPlace]:
         places = [self._places.get(received.header) for received in batch]
-        if all(places):
+        if None not in places:
             try:
-                return _insert_known(connection, batch, [place for place in places if place])
+                return _insert(connection, batch, places)
             except psycopg.errors.ForeignKeyViolation:  # a study was deleted since
                 self._places.forget(batch)
-        stored, learnt = _insert_new(connection, batch)
-        self._places.learn(learnt)
+        stored = _insert_missing(connection, batch)
+        self._places.learn(batch, stored)
         return stored
 
 
 def index_instances(connection: Connection, batch: Sequence[Received]) -> list[Outcome]:
     """Index a batch within the transaction of the caller; outcomes in order. `Indexer` is faster."""
     first, repeats = _split_repeats(batch)
-    stored, _ = _insert_new(connection, first)
+    stored = _insert_missing(connection, first)
     outcomes: list[Outcome] = []
     for n, received in enumerate(batch):
         if received.header.sop_uid in stored and n not in repeats:
@@ -121,50 +122,105 @@ def _split_repeats(batch: Sequence[Received]) -> tuple[list[Received], set[int]]
     return list(first.values()), repeats
 
 
-def _insert_known(connection: Connection, batch: list[Received], places: list[_SeriesPlace]) -> set[str]:
-    rows = []
-    for received, (study_pk, series_pk) in zip(batch, places, strict=True):
-        row = _instance_row(received)
-        row["study_fk"], row["series_fk"] = study_pk, series_pk
-        rows.append(row)
-    return {uid for (uid,) in connection.execute(INDEX_KNOWN, (_json(rows),), prepare=True)}
+def _insert(
+    connection: Connection, batch: list[Received], places: Sequence[_SeriesPlace | None]
+) -> dict[str, _SeriesPlace]:
+    """Insert what is new, with whatever is missing above it; the places of what was inserted, by SOP instance UID."""
+    values = _arrays(batch, places)
+    with connection.transaction() if _in_transaction(connection) else contextlib.nullcontext():
+        stored = connection.execute(_INSERT, values, prepare=True).fetchall()
+    return {sop_uid: (study_pk, series_pk) for sop_uid, study_pk, series_pk in stored}
 
 
-def _insert_new(connection: Connection, batch: list[Received]) -> tuple[set[str], dict[_SeriesKey, _SeriesPlace]]:
-    """Insert with whatever is missing above. A row that another writer has just made is invisible to our statement and
-    leaves our instance out; then we roll back (no half-made study stays) and find that row at the next attempt.
+def _insert_missing(connection: Connection, batch: list[Received]) -> dict[str, _SeriesPlace]:
+    """As `_insert`, when the series are not known to the cache.
+
+    The function refuses to make a study or series that would stay empty because its instance is known elsewhere; then
+    what is known is left out.
     """
-    payload = _json([_full_row(n, received) for n, received in enumerate(batch)])
     for _ in range(_ATTEMPTS):
-        stored: set[str] = set()
-        places: dict[_SeriesKey, _SeriesPlace] = {}
-        complete = True
-        with connection.transaction() as transaction:
-            for n, known, study_pk, series_pk in connection.execute(INDEX_NEW, (payload,), prepare=True):
-                header = batch[n].header
-                if series_pk is not None:
-                    stored.add(header.sop_uid)
-                    places[header.study_uid, header.series_uid] = study_pk, series_pk
-                elif not known:
-                    complete = False
-            if not complete:
-                raise psycopg.Rollback(transaction)
-        if complete:
-            return stored, places
-    raise psycopg.OperationalError("Other writers kept changing the same studies.")
+        try:
+            return _insert(connection, batch, [None] * len(batch)) if batch else {}
+        except psycopg.errors.SerializationFailure:
+            known = _digests(connection, batch)
+            batch = [received for received in batch if received.header.sop_uid not in known]
+    raise psycopg.OperationalError("Other writers kept sending the same instances.")
+
+
+def _in_transaction(connection: Connection) -> bool:
+    return connection.info.transaction_status == TransactionStatus.INTRANS
+
+
+def _digests(connection: Connection, batch: Sequence[Received]) -> dict[str, bytes]:
+    uids = [received.header.sop_uid for received in batch]
+    found = connection.execute("SELECT sop_uid, sha256 FROM instances WHERE sop_uid = ANY(%s)", (uids,))
+    return dict(found.fetchall())
 
 
 def _compare(connection: Connection, batch: Sequence[Received]) -> list[Indexed]:
     """Set received objects against the stored ones of the same UID."""
-    uids = [received.header.sop_uid for received in batch]
-    found = connection.execute("SELECT sop_uid, sha256 FROM instances WHERE sop_uid = ANY(%s)", (uids,))
-    digests: dict[str, bytes] = dict(found.fetchall())
+    digests = _digests(connection, batch)
     return [
         Indexed("duplicate", False)
         if digests.get(received.header.sop_uid) == received.sha256
         else Indexed("conflict", set_aside.add_conflict(connection, received))
         for received in batch
     ]
+
+
+def _arrays(batch: list[Received], places: Sequence[_SeriesPlace | None]) -> list[str | None]:
+    """The arguments of the function `index_instances`: each array in the order of its key, without repeats."""
+    instances = []
+    for received, place in sorted(zip(batch, places, strict=True), key=lambda pair: pair[0].header.sop_uid):
+        row = _instance_row(received)
+        if place is None:
+            row["study_uid"], row["series_uid"] = received.header.study_uid, received.header.series_uid
+        else:
+            row["study_fk"], row["series_fk"] = place
+        instances.append(row)
+    arrivals = _arrivals(batch, places)
+    if None not in places:
+        return [None, None, None, _json(instances), _json(arrivals)]
+    patients: dict[str, _Row] = {}
+    studies: dict[str, _Row] = {}
+    series: dict[_SeriesKey, _Row] = {}
+    for received in batch:
+        header = received.header
+        if header.study_uid not in studies:
+            studies[header.study_uid] = study = _study_row(received)
+            patient = patients.setdefault(study["patient_key"], _patient_row(study, header))
+            patient["study_uids"].append(header.study_uid)
+        series.setdefault((header.series_uid, header.study_uid), _series_row(header))
+    for arrival in arrivals:
+        studies[arrival["study_uid"]].update(arrival)
+    levels = [[rows[key] for key in sorted(rows)] for rows in (patients, studies)]
+    levels.append([series[key] for key in sorted(series)])
+    return [_json(rows) for rows in (*levels, instances, arrivals)]
+
+
+def _arrivals(batch: list[Received], places: Sequence[_SeriesPlace | None]) -> list[_Row]:
+    """What the instances of a batch bring to the worklist rows of their studies, in the order of the studies' UIDs."""
+    arrivals: dict[str, _Row] = {}
+    for received, place in zip(batch, places, strict=True):
+        eligible, urgency = not received.not_eligible, _URGENCY[received.priority]
+        known = arrivals.get(received.header.study_uid)
+        if known is None:
+            arrivals[received.header.study_uid] = {
+                "study_fk": place and place[0],
+                "study_uid": received.header.study_uid,
+                "received_at": received.received_at,
+                "latest_due_at": received.latest_due_at,
+                "urgency": urgency,
+                "eligible": eligible,
+                "not_eligible": received.not_eligible,
+            }
+            continue
+        known["received_at"] = min(known["received_at"], received.received_at)
+        known["latest_due_at"] = min(known["latest_due_at"], received.latest_due_at)
+        known["urgency"] = max(known["urgency"], urgency)
+        if eligible:
+            known["eligible"], known["not_eligible"] = True, ""
+    return [arrivals[key] for key in sorted(arrivals)]
 
 
 def _instance_row(received: Received) -> _Row:
@@ -192,41 +248,57 @@ def _instance_row(received: Received) -> _Row:
         "source_aet": received.source_aet,
         "source_address": received.source_address,
         "received_at": received.received_at,
-        "not_eligible": received.not_eligible,
         "urgency": _URGENCY[received.priority],
-        "latest_due_at": received.latest_due_at,
+        "not_eligible": received.not_eligible,
     }
 
 
-def _full_row(n: int, received: Received) -> _Row:
+def _study_row(received: Received) -> _Row:
     header = received.header
-    patient_id, issuer = header.patient_id[:_INDEXED_TEXT_MAX], header.issuer[:_INDEXED_TEXT_MAX]
+    patient_id, issuer = _indexable(header.patient_id), _indexable(header.issuer)
     return {
-        "n": n,
-        **_instance_row(received),
+        "study_uid": header.study_uid,
         # A backslash cannot occur in either part (PS3.5 6.2, LO).
         "patient_key": f"{issuer}\\{patient_id}" if patient_id else f"study:{header.study_uid}",
         "patient_id": patient_id,
-        "issuer": issuer,
         "patient_name": header.patient_name,
-        "patient_name_key": names.fold(header.patient_name)[:_INDEXED_TEXT_MAX],
+        "patient_name_key": _indexable(names.fold(header.patient_name)),
         "name_words": names.words(header.patient_name),
         "patient_birth_date": header.patient_birth_date,
         "patient_sex": header.patient_sex,
         "patient_age": header.patient_age,
-        "other_ids": header.other_patient_ids,
-        "study_uid": header.study_uid,
         "study_date": header.study_date,
         "study_time": header.study_time,
-        "accession_number": header.accession_number[:_INDEXED_TEXT_MAX],
+        "accession_number": _indexable(header.accession_number),
         "study_id": header.study_id,
         "study_description": header.study_description,
         "referring_physician": header.referring_physician,
+        "institution_name": header.institution_name,
         "timezone_offset": header.timezone_offset,
-        "site": received.site[:_INDEXED_TEXT_MAX],
-        "requested_priority": received.priority,
+        "site": _indexable(received.site),
+        "source_aet": received.source_aet,
+        "source_address": received.source_address,
+    }
+
+
+def _patient_row(study: _Row, header: InstanceHeader) -> _Row:
+    return {
+        "patient_key": study["patient_key"],
+        "patient_id": study["patient_id"],
+        "issuer": _indexable(header.issuer),
+        "patient_name": header.patient_name,
+        "patient_birth_date": header.patient_birth_date,
+        "patient_sex": header.patient_sex,
+        "other_ids": header.other_patient_ids,
+        "study_uids": [],
+    }
+
+
+def _series_row(header: InstanceHeader) -> _Row:
+    return {
+        "study_uid": header.study_uid,
         "series_uid": header.series_uid,
-        "modality": header.modality[:_INDEXED_TEXT_MAX],
+        "modality": _indexable(header.modality),
         "series_number": _integer(header.series_number),
         "series_description": header.series_description,
         "body_part": header.body_part,
@@ -242,6 +314,11 @@ def _full_row(n: int, received: Received) -> _Row:
         "manufacturer_model": header.manufacturer_model,
         "institution_name": header.institution_name,
     }
+
+
+def _indexable(text: str) -> str:
+    """A B-tree entry holds 2,704 bytes; the VRs of what is indexed allow 64 characters at most."""
+    return text[:_INDEXED_TEXT_MAX]
 
 
 def _integer(value: int | None) -> int | None:
@@ -264,4 +341,4 @@ def _json(rows: list[_Row]) -> str:
 def _clean(value: Any) -> Any:
     if isinstance(value, str):
         return str(value).replace("\0", "").encode(errors="replace").decode()
-    return tuple(map(_clean, value)) if isinstance(value, tuple) else value
+    return [_clean(each) for each in value] if isinstance(value, (list, tuple)) else value

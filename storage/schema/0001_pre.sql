@@ -40,7 +40,6 @@ CREATE INDEX studies_patient ON studies (patient_fk);
 CREATE INDEX studies_patient_id ON studies (patient_id, study_pk);
 CREATE INDEX studies_accession ON studies (accession_number, study_pk);
 CREATE INDEX studies_date ON studies (study_date DESC NULLS LAST, study_pk DESC);
-CREATE INDEX studies_name_key ON studies (patient_name_key, study_pk);
 
 -- One row for each folded word of a patient's name, so that any order of words is found by plain prefix scans.
 CREATE TABLE name_words (
@@ -101,6 +100,7 @@ CREATE TABLE instances (
     source_aet         text NOT NULL,
     source_address     text NOT NULL,
     received_at        timestamptz NOT NULL DEFAULT now(),
+    urgency            smallint NOT NULL,           -- that was asked for with it: 0 routine, 1 urgent, 2 stat
     triage             text NOT NULL,               -- waiting | scored | not_eligible | failed
     triage_reason      text NOT NULL DEFAULT ''
 );
