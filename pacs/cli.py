@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -61,6 +62,12 @@ def _load(config: Path | None = None, **flags: object) -> Settings:
     return settings
 
 
+def _say(text: str) -> None:
+    """Print a line; a terminal that has gone away must not end the system."""
+    with contextlib.suppress(OSError):
+        typer.echo(text)
+
+
 def _log_to_stderr(settings: Settings) -> None:
     import logging
 
@@ -107,7 +114,7 @@ def up(
         worker__count=0 if no_worker else workers,
         dicom__receivers=receivers,
     )
-    launch.up(settings, typer.echo)
+    launch.up(settings, _say)
 
 
 @app.command()
@@ -167,7 +174,7 @@ def receive(
     if listen_fd is None:
         from pacs import launch
 
-        launch.receive(settings, typer.echo)
+        launch.receive(settings, _say)
         return
     import socket
 

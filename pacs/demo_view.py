@@ -13,6 +13,8 @@ from rich.text import Text
 
 __all__ = ["Watched", "summary", "table"]
 
+_FINDINGS = 2  # as many fit on a line
+
 
 class Watched(Protocol):
     """What the demo has seen so far."""
@@ -48,6 +50,7 @@ def table(seen: Watched, rows: int | None) -> Table:
 
 def summary(seen: Watched, console: Console) -> None:
     """How many were flagged, how long it took, with which model, and what went wrong."""
+    console.print()
     flagged = [item for item in seen.items if item["flagged"]]
     scored = [item for item in seen.items if item["status"] == "scored"]
     times = sorted(t for item in scored if (t := seen.seconds(item["study_uid"])) is not None)
@@ -81,7 +84,8 @@ def _title(seen: Watched) -> str:
 def _cells(item: dict[str, Any], seconds: float | None) -> list[Text | str]:
     due = dt.datetime.fromisoformat(item["due_at"]).astimezone()
     probability = item["probability"]
-    findings = ", ".join(f"{finding['name']} {finding['probability']:.2f}" for finding in item["findings"])
+    named = [f"{finding['name'].replace('_', ' ')} {finding['probability']:.2f}" for finding in item["findings"]]
+    findings = ", ".join(named[:_FINDINGS]) + (f" and {len(named) - _FINDINGS} more" if len(named) > _FINDINGS else "")
     return [
         f"{due:%H:%M:%S}",
         Text("▲", style="bold red") if item["flagged"] else "",

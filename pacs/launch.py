@@ -43,7 +43,7 @@ def up(settings: Settings, say: Callable[[str], None]) -> None:
             stack.callback(embedded.stop)
             settings = _with_database(settings, embedded.start())
         _migrate(settings, say)
-        _check_store(settings)
+        parts.object_store(settings).check()
         ports = {"dicom": dicom.getsockname()[1], "http": http.getsockname()[1]}
         supervisor = Supervisor(
             parts=[
@@ -67,6 +67,7 @@ def up(settings: Settings, say: Callable[[str], None]) -> None:
 def receive(settings: Settings, say: Callable[[str], None]) -> None:
     """Run only receivers, one a core behind one port, against the database and object store of the settings."""
     parts.database(settings, "receiver").check()
+    parts.object_store(settings).check()
     with listen(settings.dicom.host, settings.dicom.port, "DICOM", flag="--dicom-port") as dicom:
         port = dicom.getsockname()[1]
         supervisor = Supervisor(
@@ -192,10 +193,6 @@ def _migrate(settings: Settings, say: Callable[[str], None]) -> None:
         else:
             database.close()
             return
-
-
-def _check_store(settings: Settings) -> None:
-    parts.object_store(settings).check()
 
 
 def _ready_line(settings: Settings, ports: Mapping[str, int]) -> str:

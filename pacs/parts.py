@@ -207,7 +207,11 @@ def run_worker(settings: Settings, on_ready: Callable[[], None]) -> None:
     stop = _stop_event()
     chosen = settings.worker
     config = WorkerConfig(
-        batch_size=chosen.batch_size, lease_s=chosen.lease_s, max_attempts=chosen.max_attempts, device=chosen.device
+        device=chosen.device,
+        batch_size=chosen.batch_size,
+        lease_s=chosen.lease_s,
+        max_attempts=chosen.max_attempts,
+        cache_dir=settings.data.absolute() / "cache",
     )
     worker = Worker(
         database(settings, "worker"), object_store(settings), bundle_folder(settings), triage_policy(settings), config

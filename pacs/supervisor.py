@@ -249,7 +249,7 @@ def listen(host: str, port: int, what: str, *, flag: str) -> socket.socket:
 
 
 def stop_on_signals(supervisor: Supervisor) -> None:
-    """SIGTERM and SIGINT drain and stop; a second one stops without waiting for anybody."""
+    """SIGTERM, SIGINT and SIGHUP drain and stop; a second one stops without waiting for anybody."""
 
     def obey(number: int, _frame: object) -> None:
         if supervisor.stop.is_set():
@@ -258,8 +258,8 @@ def stop_on_signals(supervisor: Supervisor) -> None:
             supervisor.say(f"{signal.Signals(number).name}: stopping, running associations may finish")
         supervisor.stop.set()
 
-    signal.signal(signal.SIGTERM, obey)
-    signal.signal(signal.SIGINT, obey)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, obey)
 
 
 @contextlib.contextmanager
