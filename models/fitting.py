@@ -281,7 +281,7 @@ class _Run:
                 self.average[name].lerp_(value, 1 - keep)
             else:
                 self.average[name].copy_(value)
-        return float(loss)
+        return float(loss.detach())
 
     def _look(self, loss: float, seconds: float) -> None:
         net = build_network(with_outputs(self.config.network, self.targets.shape[1]))

@@ -86,8 +86,9 @@ def _window(image: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
 
 
 def _trim(image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    top, bottom = _filled(image.std(axis=1))
-    left, right = _filled(image.std(axis=0))
+    calm = np.clip(image, *np.percentile(image, _PERCENTILES))  # a marker must not make a film look empty beside it
+    top, bottom = _filled(calm.std(axis=1))
+    left, right = _filled(calm.std(axis=0))
     return np.ascontiguousarray(image[top:bottom, left:right])
 
 
