@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import select
 import socket
-import struct
 import threading
 import time
 from collections.abc import Mapping
@@ -31,7 +31,8 @@ __all__ = ["Receiver"]
 log = structlog.get_logger()
 
 _STACK_BYTES = 1 << 20  # virtual; a thread touches some 40 kB of it
-_ACCEPT_TICK_S = 0.1  # how soon a stop is seen
+_ACCEPT_TICK_MS = 100  # how soon a stop is seen
+_YIELD_S, _MOST_YIELDS = 0.001, 10  # for each open connection
 _DRAIN_TICK_S = 0.02
 _M_ARENA_MAX = -8  # of mallopt(3)
 
@@ -77,18 +78,20 @@ class Receiver:
     def run(self, stop: threading.Event) -> None:
         """Accept connections until `stop` is set, then `drain`."""
         _spare_memory()
-        # Blocking accepts with a kernel time-out: among processes that share the socket the longest waiting one wakes.
-        self._listen.setblocking(True)
-        tick = struct.pack("@ll", 0, int(_ACCEPT_TICK_S * 1e6))
-        self._listen.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, tick)
+        self._listen.setblocking(False)
+        incoming = select.poll()
+        incoming.register(self._listen, select.POLLIN)
         log.info("receiver ready", ae_title=self._policy.ae_title, port=self.address[1])
         try:
             while not stop.is_set():
-                self._accept()
+                if incoming.poll(_ACCEPT_TICK_MS):
+                    self._accept()
         finally:
             self.drain()
 
     def _accept(self) -> None:
+        # All processes that share the socket wake; who has less to do is quicker, so that senders spread evenly.
+        time.sleep(min(len(self._open), _MOST_YIELDS) * _YIELD_S)
         try:
             sock, address = self._listen.accept()
         except BlockingIOError:

@@ -55,9 +55,9 @@ def _ingest(association: Association, request: Command) -> None:
         status = status_of(error) if _is_uid(sop_uid) else INVALID_SOP_INSTANCE
         _fail(association, request, status, str(error))
     else:
-        association.respond(request, SUCCESS)
         association.counters.add(outcome)
         association.counters.add("bytes", size)
+        association.respond(request, SUCCESS)
 
 
 def _is_uid(text: str) -> bool:

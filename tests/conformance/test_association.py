@@ -10,6 +10,10 @@ import time
 import pytest
 from raw_dicom import CT, EXPLICIT, Raw, data_set
 
+from pacs.dimse.command import encode
+from pacs.dimse.policy import ReceiverPolicy
+from pacs.dimse.server import Receiver
+
 UID = "1.2.3.5"
 
 
@@ -148,8 +152,6 @@ def test_an_object_that_ends_in_its_middle_leaves_nothing(raw, receiver, store, 
 
 
 def test_a_response_to_nothing_is_aborted(raw):
-    from pacs.dimse.command import encode
-
     client = raw().associate()
     client.sock.sendall(client.pdv(1, 3, encode({0x0100: 0x8030, 0x0120: 7, 0x0800: 0x0101, 0x0900: 0})))
     assert _abort_reason(client) == (2, 6)
@@ -175,7 +177,7 @@ def test_a_peer_that_does_not_close_is_closed(raw, start_receiver, eventually):
     eventually(lambda: not receiver.receiver._open)
 
 
-def test_idle_associations_and_silent_connections_delay_nobody(raw, receiver):
+def test_idle_associations_and_silent_connections_delay_nobody(raw, receiver, eventually):
     """100 idle associations and 100 silent connections; an echo and a store in under 100 ms (issue 2)."""
     held = [raw().associate() for _ in range(100)] + [raw() for _ in range(100)]
     seconds = []
@@ -188,7 +190,7 @@ def test_idle_associations_and_silent_connections_delay_nobody(raw, receiver):
         seconds.append(time.perf_counter() - started)
     assert len(held) == 200
     assert sorted(seconds)[5] < 0.1, seconds
-    assert receiver.receiver._shared.pool._free  # idle associations hold no buffer
+    eventually(lambda: bool(receiver.receiver._shared.pool._free))  # idle associations hold no buffer
 
 
 def test_silent_connections_give_way_to_new_ones(raw, start_receiver):
@@ -271,20 +273,23 @@ def test_a_client_with_nagles_algorithm_is_acknowledged_at_once(receiver):
     assert sorted(times)[10] < 0.035, times
 
 
-def test_two_processes_may_share_one_listening_socket(raw, start_receiver, ingest):
-    """Each closes its own copy when it drains; the other one goes on."""
-    from pacs.dimse.policy import ReceiverPolicy
-    from pacs.dimse.server import Receiver
-
+def test_processes_share_one_port_evenly(raw, start_receiver, ingest):
+    """Each has its own copy of the listening socket and closes it when it drains; the other one goes on."""
     first = start_receiver()
     second = Receiver(ingest, ReceiverPolicy(), first.receiver._listen.dup())
     stop = threading.Event()
     thread = threading.Thread(target=second.run, args=(stop,))
     thread.start()
-    first.halt()
-    for _ in range(5):
-        client = raw(first.port).associate([(CT, [EXPLICIT])])
+    clients = [raw(first.port) for _ in range(8)]
+    for client in clients:
+        client.associate([(CT, [EXPLICIT])])
+    assert second.counters["connections"] in {3, 4, 5}
+    for client in clients:
         client.release()
+    first.halt()
+    before = second.counters["associations"]
+    for _ in range(5):
+        raw(first.port).associate([(CT, [EXPLICIT])]).release()
     stop.set()
     thread.join(10)
-    assert second.counters["associations"] == 5
+    assert second.counters["associations"] == before + 5
