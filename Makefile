@@ -26,7 +26,7 @@ test: $(VENV)/.installed-dev tools ## all tests
 	$(BIN)/python -m pytest
 
 bench: $(VENV)/.installed-dev bench-tools ## the figures of docs/performance.md, beside Orthanc in the same run
-	$(BIN)/python -m bench
+	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/python -m bench.run
 
 lint: $(VENV)/.installed-dev ## format, style, types, import rules
 	$(BIN)/ruff format --check .
