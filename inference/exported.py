@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
 import os
 import shutil
 import sys
 import tempfile
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +54,8 @@ class OpenVinoEngine:
             if attempt == "new":
                 shutil.rmtree(folder, ignore_errors=True)
             if not folder.is_dir():
-                export(bundle, folder)
+                log.info("converting the model, once", model=bundle.name, folder=str(folder))
+                _export_apart(bundle, folder)
             try:
                 self._request, self.precision = _compile(folder)
             except (RuntimeError, OSError, ValueError, KeyError) as error:
@@ -70,7 +73,6 @@ def export(bundle: Bundle, folder: Path) -> None:
     """Convert the bundle's network into `folder`, which appears when it is whole. Takes some ten seconds, once."""
     import torch  # noqa: PLC0415
 
-    log.info("converting the model, once", model=bundle.name, folder=str(folder))
     probe = np.stack([bundle.prepare(chest(seed, kind, rows=512, columns=448)) for kind, seed in _PROBES])  # type: ignore[arg-type]
     network = bundle.network()
     with torch.inference_mode():
@@ -90,6 +92,12 @@ def export(bundle: Bundle, folder: Path) -> None:
         except OSError:  # another worker was faster
             if not folder.is_dir():
                 raise
+
+
+def _export_apart(bundle: Bundle, folder: Path) -> None:
+    """`export` in a process of its own, which takes torch's 400 MB with it when it ends."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        pool.submit(export, bundle, folder).result()
 
 
 def _compile(folder: Path) -> tuple[Any, str]:

@@ -31,7 +31,7 @@ class Result:
     scored: list[Job] = field(default_factory=list)
     scores: list[Score] = field(default_factory=list)  # in the order of `scored`
     not_eligible: list[tuple[Job, str]] = field(default_factory=list)
-    failed: list[tuple[Job, str, bool]] = field(default_factory=list)  # error; whether trying again cannot help
+    failed: list[tuple[Job, str]] = field(default_factory=list)  # to be tried again
 
 
 def score(

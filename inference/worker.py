@@ -32,7 +32,7 @@ from inference.wakeup import Wakeup
 from models.bundle import Bundle, load_bundle
 from storage import findings, jobs, worklist
 from storage.database import Database
-from storage.errors import DigestMismatch, InvalidBundle, NotFound, NotScorable, Unavailable
+from storage.errors import InvalidBundle, NotScorable, Unavailable
 from storage.objects import ObjectStore
 
 __all__ = ["Worker", "WorkerConfig"]
@@ -177,7 +177,7 @@ class Worker:
                 log.exception("the engine failed", jobs=len(batch))
                 reason = f"{type(error).__name__}: {error}"
                 self._without_model(reason)
-                result = Result(failed=[(item.job, reason, False) for item in batch])
+                result = Result(failed=[(item.job, reason) for item in batch])
             self._patiently("the database", lambda: self._record(result))
         except Unavailable:  # only when stopping: the leases run out, and another worker takes over
             log.warning("stopped before a batch was recorded", jobs=len(batch))
@@ -190,10 +190,9 @@ class Worker:
                 read.append((job, outcome))
             elif isinstance(outcome, NotScorable):
                 result.not_eligible.append((job, str(outcome)))
-            else:  # damage is shown at once, memory or a fault of ours is tried again
-                final = isinstance(outcome, DigestMismatch | NotFound)
-                log.error("an image could not be read", sop_uid=job.sop_uid, error=repr(outcome), final=final)
-                result.failed.append((job, str(outcome) or type(outcome).__name__, final))
+            else:  # a damaged or missing object, no memory, a fault of ours: tried again, then shown
+                log.error("an image could not be read", sop_uid=job.sop_uid, error=repr(outcome))
+                result.failed.append((job, str(outcome) or type(outcome).__name__))
         if not read:
             return result
         begun = time.perf_counter()
@@ -225,9 +224,8 @@ class Worker:
             for job, reason in result.not_eligible:
                 findings.record_not_eligible(connection, job.instance_pk, reason)
             jobs.done(connection, [job.job_pk for job in ended])
-            for job, error, final in result.failed:
-                attempts = 1 if final else config.max_attempts
-                jobs.fail(connection, job.job_pk, error, max_attempts=attempts, backoff_s=config.backoff_s)
+            for job, error in result.failed:
+                jobs.fail(connection, job.job_pk, error, max_attempts=config.max_attempts, backoff_s=config.backoff_s)
         with self._database.autocommit() as connection:
             worklist.announce(connection)
         log.info(
