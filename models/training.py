@@ -23,7 +23,7 @@ import torch
 from models.bundle import METADATA, WEIGHTS, load_bundle
 from models.calibration import Calibration, choose_thresholds, fit_calibration
 from models.data import Film, hard_targets, read_manifest
-from models.fitting import Callback, Progress, TrainConfig, choose_findings, fit
+from models.fitting import Callback, Progress, TrainConfig, choose_findings, fit, mixed_source_films
 from models.networks import with_outputs
 from models.scoring import logits_of_films
 
@@ -117,12 +117,9 @@ def _metadata(findings: Sequence[str], size: int, name: str, version: str) -> di
 def calibrate(folder: Path, val: Sequence[Film], tell: Callback) -> None:
     """Choose calibration, thresholds and operating point on the val films and write them into the bundle.
 
-    Only sources that have both classes are used: on the others Abnormal is known from the source, and a threshold
-    chosen with their help would look better than it is.
+    Only sources that have both classes are used (`mixed_source_films`).
     """
-    mixed = _mixed_sources(val)
-    films = [film for film in val if film.source in mixed] or list(val)
-    bundle = load_bundle(folder)
+    bundle, films = load_bundle(folder), mixed_source_films(val)
     logits = logits_of_films(bundle, films, lambda done: tell(Progress(stage="calibrate", step=done, steps=len(films))))
     labels = hard_targets(films, bundle.findings)
     calibration = fit_calibration(logits, labels)
@@ -149,10 +146,6 @@ def _amend(
         },
     }
     _write_json(folder / METADATA, metadata)
-
-
-def _mixed_sources(films: Sequence[Film]) -> set[str]:
-    return {film.source for film in films if not film.abnormal} & {film.source for film in films if film.abnormal}
 
 
 def _write_json(file: Path, value: object) -> None:
