@@ -34,7 +34,9 @@ def test_the_table_of_settings_is_the_one_that_the_code_prints() -> None:
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_every_command_that_is_named_exists(path: Path) -> None:
-    named = set(re.findall(r"(?:^|`|bin/)sangloc ([a-z]+)", page(path), re.MULTILINE))
+    blocks = "\n".join(re.findall(r"^```.*?^```", page(path), re.MULTILINE | re.DOTALL))
+    named = set(re.findall(r"(?:^|bin/)sangloc ([a-z]+)", blocks, re.MULTILINE))
+    named |= set(re.findall(r"`sangloc ([a-z]+)", page(path)))
     assert named <= known_commands(), named - known_commands()
 
 
