@@ -11,6 +11,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
+from loop_disk import LoopDisk
 from running import Modality, System
 
 
@@ -45,3 +46,11 @@ def modalities() -> Iterator[Callable[..., list[Modality]]]:
         modality.stopping.set()
     for modality in started:
         modality.join(20)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[LoopDisk]:
+    """A disk of 1.5 GB for one test."""
+    made = LoopDisk(tmp_path, 1500)
+    yield made
+    made.remove()

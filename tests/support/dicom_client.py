@@ -96,6 +96,14 @@ class Client:
     def close(self) -> None:
         self.socket.close()
 
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if exc == (None, None, None):
+            self.release()
+        self.close()
+
     def _next(self) -> int:
         self._message = self._message % 65535 + 1
         return self._message
