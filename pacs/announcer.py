@@ -46,7 +46,7 @@ class Announcer:
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._closing.is_set():
+        while True:
             self._wake.wait()
             self._wake.clear()
             if self._pending:
@@ -55,6 +55,8 @@ class Announcer:
                     self._send()
                 except DatabaseUnavailable as error:
                     log.warning("cannot announce", error=str(error))
+            if self._closing.is_set():
+                return
             self._closing.wait(_PAUSE_S)
 
     def _send(self) -> None:

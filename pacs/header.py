@@ -23,7 +23,6 @@ __all__ = ["HeaderReader", "read_header"]
 
 _MAX_CHARACTERS = 256  # four times what PS3.5 6.2 allows; a B-tree entry takes no more than 2,700 bytes
 _CACHED = 512  # values: the files of a study repeat nearly all of theirs
-_INT32 = range(-(2**31), 2**31)
 
 _CHARACTER_SET, _SOP_CLASS, _SOP_UID, _STUDY_UID, _SERIES_UID = (
     0x00080005,
@@ -82,11 +81,12 @@ def _date(raw: bytes, _context: _Context) -> dt.date | None:
 def _integer_string(raw: bytes, _context: _Context) -> int | None:
     """IS; the first value where there are more."""
     text = raw.split(b"\\", 1)[0].strip(b" \0")
+    if len(text) > 12:  # the VR's limit, and int() of a long text is slow
+        return None
     try:
-        value = int(text) if len(text) <= 12 else None
+        return _int32(int(text))
     except ValueError:
         return None
-    return value if value in _INT32 else None
 
 
 def _unsigned(raw: bytes, context: _Context) -> int | None:
@@ -95,7 +95,12 @@ def _unsigned(raw: bytes, context: _Context) -> int | None:
     if form is None:
         return None
     value: int = struct.unpack((">" if context.big_endian else "<") + form, raw)[0]
-    return value if value in _INT32 else None
+    return _int32(value)
+
+
+def _int32(value: int) -> int | None:
+    """What the index can hold."""
+    return value if -(2**31) <= value < 2**31 else None
 
 
 _FIELDS: dict[int, tuple[str, Callable[[bytes, _Context], Any]]] = {

@@ -133,19 +133,21 @@ class Scan:
             form = form_of.get(vr)
             if form != _SHORT or group == _ITEMS:
                 if (form == _LONG and group != _ITEMS) or self._is_unknown_vr(vr, group):
-                    if start > end + 4:
+                    start = at + 12
+                    if start > end + 8:
                         break
-                    (length,) = long_at(data, start)
-                    start += 4
-                else:
-                    (length,) = long_at(data, at + 4)
+                (length,) = long_at(data, start - 4)
             tag = group << 16 | element
             if tag in wanted and not inside and length != _UNDEFINED:
                 stop = start + length
-                if stop > end + 8 and length <= _MAX_VALUE_BYTES:
-                    break
-                values.setdefault(tag, data[start:stop])
+                if length <= _MAX_VALUE_BYTES:
+                    if stop > end + 8:
+                        break
+                    values.setdefault(tag, data[start:stop])
                 at = stop
+            elif tag > self._last and not inside and group != _ITEMS and self._required <= values.keys():
+                self.done = True
+                break
             elif inside or length == _UNDEFINED or group == _ITEMS or tag == _OTHER_IDS:
                 if tag == _PATIENT_ID and at < self._others_end and length <= _MAX_VALUE_BYTES:
                     if start + length > end + 8:
@@ -156,9 +158,6 @@ class Scan:
                 form_of = _NO_FORMS if self._implicit else _FORMS
             else:
                 at = start + length
-                if tag > self._last and self._required <= values.keys():
-                    self.done = True
-                    break
             self._seen += 1
         return at
 
