@@ -298,12 +298,15 @@ def _user_name() -> str:
 
 
 def _processes_in(data: Path) -> list[int]:
-    """PostgreSQL processes of this cluster: their working directory is its data folder."""
+    """PostgreSQL processes of this cluster: their working directory is its data folder, be it deleted."""
+    folders = (str(data), f"{data} (deleted)")
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
             with contextlib.suppress(OSError):
-                if (entry / "cwd").readlink() == data and (entry / "exe").readlink().name.startswith("postgres"):
+                if str((entry / "cwd").readlink()) in folders and (entry / "exe").readlink().name.startswith(
+                    "postgres"
+                ):
                     found.append(int(entry.name))
     return found
 

@@ -213,14 +213,21 @@ def _arrivals(batch: list[Received], places: Sequence[_SeriesPlace | None]) -> l
                 "urgency": urgency,
                 "eligible": eligible,
                 "not_eligible": received.not_eligible,
+                "modalities": _modalities(received),
             }
             continue
         known["received_at"] = min(known["received_at"], received.received_at)
         known["latest_due_at"] = min(known["latest_due_at"], received.latest_due_at)
         known["urgency"] = max(known["urgency"], urgency)
+        known["modalities"] = sorted({*known["modalities"], *_modalities(received)})
         if eligible:
             known["eligible"], known["not_eligible"] = True, ""
     return [arrivals[key] for key in sorted(arrivals)]
+
+
+def _modalities(received: Received) -> list[str]:
+    modality = _indexable(received.header.modality)
+    return [modality] if modality else []
 
 
 def _instance_row(received: Received) -> _Row:
@@ -256,14 +263,15 @@ def _instance_row(received: Received) -> _Row:
 def _study_row(received: Received) -> _Row:
     header = received.header
     patient_id, issuer = _indexable(header.patient_id), _indexable(header.issuer)
+    words = names.words(header.patient_name)
     return {
         "study_uid": header.study_uid,
         # A backslash cannot occur in either part (PS3.5 6.2, LO).
         "patient_key": f"{issuer}\\{patient_id}" if patient_id else f"study:{header.study_uid}",
         "patient_id": patient_id,
         "patient_name": header.patient_name,
-        "patient_name_key": _indexable(names.fold(header.patient_name)),
-        "name_words": names.words(header.patient_name),
+        "patient_name_key": " ".join(words),
+        "name_words": words,
         "patient_birth_date": header.patient_birth_date,
         "patient_sex": header.patient_sex,
         "patient_age": header.patient_age,

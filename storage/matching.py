@@ -16,16 +16,17 @@ from storage.database import Connection
 
 __all__ = ["Filter", "Matching", "choose", "filters"]
 
-_RARE = 4000  # studies: looking each of them up takes about 10 ms
+_RARE = 4_000  # studies: looking up each of them takes about 10 ms
+_COUNTED = 12_000  # how far to count, so that the rarer of common filters is tested first
 _LAST = "\U0010ffff"  # sorts behind everything that can follow a prefix
 
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """One condition on a study; `{pk}` in `test` stands for the key of the study in the outer query."""
+    """One condition on a study: the keys of those that match, and a test of one."""
 
-    candidates: str  # SELECT study_pk of what matches
-    test: str
+    candidates: str  # SELECT of study keys
+    test: str  # on `s`, the row of the study; {row} has a copy of the modalities, too
     values: dict[str, Any]
 
 
@@ -36,9 +37,9 @@ class Matching:
     driver: Filter | None
     tests: tuple[Filter, ...]
 
-    def condition(self, pk: str) -> str:
-        """All of it as one SQL condition on the study key `pk`."""
-        parts = [each.test.replace("{pk}", pk) for each in self.tests]
+    def condition(self, pk: str, row: str) -> str:
+        """All of it as one SQL condition on the study key `pk` and on `s`."""
+        parts = [each.test.format(row=row) for each in self.tests]
         if self.driver is not None:
             parts.append(f"{pk} = ANY(ARRAY({self.driver.candidates}))")
         return " AND ".join(parts) or "true"
@@ -61,36 +62,35 @@ def filters(
     """The filters that are given; each word of `name` is one of its own and matches as a prefix of a folded word."""
     found = []
     if study_uids is not None:
-        found.append(_study_column("study_uid", list(study_uids)))
+        found.append(_column("study_uid", [_text(uid) for uid in study_uids]))
     if patient_id is not None:
-        found.append(_study_column("patient_id", [patient_id]))
+        found.append(_column("patient_id", [_text(patient_id)]))
     if accession is not None:
-        found.append(_study_column("accession_number", [accession]))
+        found.append(_column("accession_number", [_text(accession)]))
     if modality is not None:
-        found.append(_modality(modality))
-    for n, word in enumerate(names.words(name or "")):
-        found.append(_word(n, word))
-    return found
+        found.append(_modality(_text(modality)))
+    return found + [_word(n, word) for n, word in enumerate(names.words(name or ""))]
 
 
 def choose(connection: Connection, given: Sequence[Filter]) -> Matching:
-    """Let the rarest filter drive if it is rare; otherwise walk."""
+    """Let the rarest filter drive if it is rare; otherwise walk, and test the rarest first."""
     if not given:
         return Matching(None, ())
-    counts = ", ".join(f"(SELECT count(*) FROM ({each.candidates} LIMIT {_RARE}) AS c)" for each in given)
+    counts = ", ".join(f"(SELECT count(*) FROM ({each.candidates} LIMIT {_COUNTED}) AS c)" for each in given)
     values = {key: value for each in given for key, value in each.values.items()}
-    found = connection.execute(f"SELECT {counts}", values, prepare=False).fetchone()
+    found = connection.execute(f"SELECT {counts}".encode(), values, prepare=False).fetchone()
     assert found is not None
-    rarest = min(range(len(given)), key=lambda n: found[n])
-    if found[rarest] >= _RARE:
-        return Matching(None, tuple(given))
-    return Matching(given[rarest], tuple(each for n, each in enumerate(given) if n != rarest))
+    by_count = sorted(range(len(given)), key=lambda n: found[n])
+    rarest, *others = (given[n] for n in by_count)
+    if found[by_count[0]] < _RARE:
+        return Matching(rarest, tuple(others))
+    return Matching(None, (rarest, *others))
 
 
-def _study_column(column: str, values: list[str]) -> Filter:
+def _column(column: str, values: list[str]) -> Filter:
     return Filter(
         f"SELECT study_pk FROM studies WHERE {column} = ANY(%({column})s)",
-        f"(SELECT {column} FROM studies WHERE study_pk = {{pk}}) = ANY(%({column})s)",
+        f"s.{column} = ANY(%({column})s)",
         {column: values},
     )
 
@@ -98,15 +98,19 @@ def _study_column(column: str, values: list[str]) -> Filter:
 def _modality(modality: str) -> Filter:
     return Filter(
         "SELECT study_fk FROM series WHERE modality = %(modality)s",
-        "(SELECT true FROM series WHERE study_fk = {pk} AND modality = %(modality)s LIMIT 1)",
+        "{row}.modalities @> ARRAY[%(modality)s]",
         {"modality": modality},
     )
 
 
 def _word(n: int, word: str) -> Filter:
-    between = f"word >= %(word{n})s AND word < %(word{n}_end)s"
     return Filter(
-        f"SELECT study_fk FROM name_words WHERE {between}",
-        f"(SELECT true FROM name_words WHERE study_fk = {{pk}} AND {between} LIMIT 1)",
-        {f"word{n}": word, f"word{n}_end": word + _LAST},
+        f"SELECT study_fk FROM name_words WHERE word >= %(word{n})s AND word < %(word{n}_end)s",
+        f"(' ' || s.patient_name_key) LIKE %(word{n}_like)s",
+        {f"word{n}": word, f"word{n}_end": word + _LAST, f"word{n}_like": f"% {word}%"},  # \w only: no wildcard inside
     )
+
+
+def _text(value: str) -> str:
+    """What can be compared to text in PostgreSQL: a NUL or a lone surrogate matches nothing."""
+    return value.replace("\0", "\ufffd").encode(errors="replace").decode()

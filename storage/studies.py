@@ -119,8 +119,7 @@ SELECT {_columns(Study, study_pk="s.study_pk", patient_id="s.patient_id", create
 FROM found AS s
 CROSS JOIN LATERAL (SELECT issuer FROM patients WHERE patient_pk = s.patient_fk OFFSET 0) AS p
 CROSS JOIN LATERAL (
-    SELECT coalesce(array_agg(DISTINCT modality) FILTER (WHERE modality <> ''), '{{}}') AS modalities,
-        count(*) AS series_count, coalesce(sum({_SERIES_COUNT}), 0)::bigint AS instance_count
+    SELECT count(*) AS series_count, coalesce(sum({_SERIES_COUNT}), 0)::bigint AS instance_count
     FROM series WHERE study_fk = s.study_pk
 ) AS e"""
 _SERIES = f"SELECT {_columns(Series, instance_count=_SERIES_COUNT)} FROM series"
@@ -154,7 +153,7 @@ def find_studies(
     )
     chosen = matching.choose(connection, asked)
     values: dict[str, Any] = {**chosen.values, "date_from": date_from, "date_to": date_to, "limit": limit}
-    conditions = [chosen.condition("s.study_pk")]
+    conditions = [chosen.condition("s.study_pk", "s")]
     if date_from is not None:
         conditions.append("s.study_date >= %(date_from)s")
     if date_to is not None:

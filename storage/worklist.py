@@ -84,12 +84,11 @@ _ITEM = """
 SELECT w.study_uid, w.state, w.arrived_at, w.latest_due_at, w.due_at, w.status, w.reason, w.flagged, w.probability,
     w.model, w.findings, w.site, w.priority, w.scored_at, w.read_at, w.read_by, w.changed_at, s.patient_name,
     s.patient_id, s.patient_birth_date, s.patient_sex, s.accession_number, s.study_date, s.study_time, s.description,
-    e.modalities, e.series_count, e.instance_count
+    w.modalities, e.series_count, e.instance_count
 FROM listed AS w
 CROSS JOIN LATERAL (SELECT * FROM studies WHERE study_pk = w.study_fk OFFSET 0) AS s
 CROSS JOIN LATERAL (
-    SELECT coalesce(array_agg(DISTINCT modality) FILTER (WHERE modality <> ''), '{}') AS modalities,
-        count(*) AS series_count,
+    SELECT count(*) AS series_count,
         coalesce(sum((SELECT count(*) FROM instances WHERE series_fk = series_pk)), 0)::bigint AS instance_count
     FROM series WHERE study_fk = w.study_fk
 ) AS e"""
@@ -129,9 +128,9 @@ def page(
         conditions.append(f"(w.{column}, w.study_uid) {beyond} (%(after_at)s, %(after_uid)s)")
     asked = matching.filters(patient_id=patient_id, accession=accession, name=name, modality=modality)
     chosen = matching.choose(connection, asked)
-    conditions.append(chosen.condition("w.study_fk"))
+    conditions.append(chosen.condition("w.study_fk", "w"))
     listed = (
-        f"SELECT w.* FROM worklist AS w WHERE {' AND '.join(conditions)}"
+        f"SELECT w.* FROM worklist AS w {_STUDY_ROW if chosen.tests else ''} WHERE {' AND '.join(conditions)}"
         f" ORDER BY w.{column} {direction}, w.study_uid {direction} LIMIT %(limit)s"
     )
     sql = f"WITH listed AS MATERIALIZED ({listed}) {_ITEM} ORDER BY w.{column} {direction}, w.study_uid {direction}"
@@ -140,6 +139,11 @@ def page(
     return Page(items[:limit], following)
 
 
+# One look-up for all tests of a row that is walked over.
+_STUDY_ROW = (
+    "CROSS JOIN LATERAL (SELECT patient_id, accession_number, patient_name_key FROM studies"
+    " WHERE study_pk = w.study_fk OFFSET 0) AS s"
+)
 _COLUMN_TESTS = {
     "flagged": "w.flagged = %(flagged)s",
     "site": "w.site = %(site)s",

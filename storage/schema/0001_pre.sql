@@ -20,7 +20,7 @@ CREATE TABLE studies (
     patient_fk          bigint NOT NULL REFERENCES patients,
     patient_id          text COLLATE "C" NOT NULL,
     patient_name        text NOT NULL,               -- alphabetic=ideographic=phonetic, for display
-    patient_name_key    text COLLATE "C" NOT NULL,   -- folded: no marks, lower case, order kept
+    patient_name_key    text COLLATE "C" NOT NULL,   -- the different folded words of the name, in its order
     patient_birth_date  date,
     patient_sex         text NOT NULL,
     patient_age         text NOT NULL,
@@ -34,6 +34,7 @@ CREATE TABLE studies (
     timezone_offset     text NOT NULL,
     site                text COLLATE "C" NOT NULL,   -- from the site table in the settings, else ''
     requested_priority  text NOT NULL,               -- stat | urgent | routine
+    modalities          text[] NOT NULL,             -- of its series
     created_at          timestamptz NOT NULL DEFAULT now()
 );
 CREATE INDEX studies_patient ON studies (patient_fk);
@@ -183,6 +184,7 @@ CREATE TABLE worklist (
     score_fk     bigint REFERENCES scores ON DELETE SET NULL,
     site         text COLLATE "C" NOT NULL,
     study_date   date,
+    modalities   text[] NOT NULL,                   -- as in studies: a walk in due order tests it here
     priority     text COLLATE "C" NOT NULL,         -- the most urgent that was asked for: stat | urgent | routine
     scored_at    timestamptz,                       -- when the first score became visible
     read_at      timestamptz,

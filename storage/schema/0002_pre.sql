@@ -2,11 +2,14 @@
 CREATE FUNCTION priority_name(urgency smallint) RETURNS text LANGUAGE sql IMMUTABLE
 RETURN (ARRAY['routine', 'urgent', 'stat'])[urgency + 1];
 
+CREATE FUNCTION joined(these text[], those text[]) RETURNS text[] LANGUAGE sql IMMUTABLE
+RETURN ARRAY(SELECT DISTINCT unnest(these || those) ORDER BY 1);
+
 -- What ingest does for a batch, in one round trip. A function, because its plain statements with kept plans cost a third
 -- of one large statement with many WITH parts; and each of them sees what others committed a moment before.
 --
 -- The caller gives each array without repeats and in the order of its key, and locks are taken in that order: patients,
--- studies, series, instances, worklist. So writers of the same study wait for each other, but never in a circle.
+-- studies, series, studies again, instances, worklist. So writers of the same study wait for each other, but never in a circle.
 -- Instances of known series come with their keys, and then the first three arrays are NULL.
 CREATE FUNCTION index_instances(
     given_patients json,    -- those of the studies below; study_uids: the studies that would be theirs
@@ -35,25 +38,26 @@ BEGIN
             patient_sex text, patient_age text, study_date date, study_time text, accession_number text, study_id text,
             study_description text, referring_physician text, institution_name text, timezone_offset text, site text,
             source_aet text, source_address text, received_at timestamptz, latest_due_at timestamptz, urgency smallint,
-            not_eligible text)
+            not_eligible text, modalities text[])
         LOOP
             INSERT INTO studies (study_uid, patient_fk, patient_id, patient_name, patient_name_key, patient_birth_date,
                 patient_sex, patient_age, study_date, study_time, accession_number, study_id, description,
-                referring_physician, institution_name, timezone_offset, site, requested_priority)
+                referring_physician, institution_name, timezone_offset, site, requested_priority, modalities)
             SELECT given.study_uid, patient_pk, given.patient_id, given.patient_name, given.patient_name_key,
                 given.patient_birth_date, given.patient_sex, given.patient_age, given.study_date, given.study_time,
                 given.accession_number, given.study_id, given.study_description, given.referring_physician,
-                given.institution_name, given.timezone_offset, given.site, priority_name(given.urgency)
+                given.institution_name, given.timezone_offset, given.site, priority_name(given.urgency),
+                given.modalities
             FROM patients WHERE patient_key = given.patient_key
             ON CONFLICT (study_uid) DO NOTHING
             RETURNING study_pk INTO new_pk;
             CONTINUE WHEN new_pk IS NULL;
             INSERT INTO name_words (word, study_fk) SELECT word, new_pk FROM unnest(given.name_words) AS word;
             INSERT INTO worklist (study_fk, study_uid, arrived_at, latest_due_at, due_at, status, reason, site,
-                study_date, priority)
+                study_date, priority, modalities)
             VALUES (new_pk, given.study_uid, given.received_at, given.latest_due_at, given.latest_due_at,
                 CASE given.not_eligible WHEN '' THEN 'waiting' ELSE 'not_eligible' END, given.not_eligible, given.site,
-                given.study_date, priority_name(given.urgency));
+                given.study_date, priority_name(given.urgency), given.modalities);
             INSERT INTO audit (actor, action, study_uid, detail)
             VALUES (given.source_aet, 'study.arrived', given.study_uid, jsonb_build_object(
                 'source_address', given.source_address, 'due_at', given.latest_due_at,
@@ -76,6 +80,12 @@ BEGIN
             RETURNING series_pk
         LOOP
             new_series := new_series || new_pk;
+        END LOOP;
+
+        FOR given IN SELECT * FROM json_to_recordset(arrivals) AS r (study_uid text, modalities text[])
+        LOOP
+            UPDATE studies SET modalities = joined(modalities, given.modalities)
+            WHERE study_uid = given.study_uid AND NOT modalities @> given.modalities;
         END LOOP;
     END IF;
 
@@ -117,7 +127,7 @@ BEGIN
     -- A study that is known already: back on the list if it was read, to be scored if this is its first eligible
     -- instance, due earlier if the new instance is more urgent. Never due later.
     FOR given IN SELECT * FROM json_to_recordset(arrivals) AS r (study_fk bigint, study_uid text,
-        latest_due_at timestamptz, urgency smallint, eligible boolean)
+        latest_due_at timestamptz, urgency smallint, eligible boolean, modalities text[])
     LOOP
         new_pk := coalesce(given.study_fk, (SELECT study_pk FROM studies WHERE studies.study_uid = given.study_uid));
         CONTINUE WHEN new_pk <> ALL (changed_studies);
@@ -128,8 +138,9 @@ BEGIN
             priority = CASE WHEN given.latest_due_at < latest_due_at THEN priority_name(given.urgency) ELSE priority END,
             due_at = LEAST(due_at, given.latest_due_at),
             latest_due_at = LEAST(latest_due_at, given.latest_due_at),
+            modalities = joined(modalities, given.modalities),
             changed_at = now()
         WHERE study_fk = new_pk AND (state = 'read' OR given.latest_due_at < latest_due_at
-            OR (given.eligible AND status = 'not_eligible'));
+            OR (given.eligible AND status = 'not_eligible') OR NOT modalities @> given.modalities);
     END LOOP;
 END $$;
