@@ -33,7 +33,7 @@ __all__ = ["run"]
 
 _PHANTOMS = 24
 _START_TIMEOUT_S = 180.0
-_READ_TIMEOUT_S = 120.0  # without any news from the worklist
+_PATIENCE_S = {"triage": 60.0, "arrival": 5.0}  # without news from the worklist; nobody reads in order of arrival
 _POLL_S = 0.1
 _PAGE = 200
 
@@ -48,7 +48,7 @@ class Demo:
     answered_at: dict[str, float] = field(default_factory=dict)  # by study UID, time.monotonic()
     seen_at: dict[str, float] = field(default_factory=dict)
     items: list[dict[str, Any]] = field(default_factory=list)  # rows of the worklist, in its order
-    mode: str = ""
+    mode: str = "triage"
     banner: str = ""
     problems: list[str] = field(default_factory=list)
 
@@ -114,12 +114,11 @@ def run(settings: Settings, folder: Path | None, *, limit: int, once: bool) -> N
     """
     once = once or not sys.stdout.isatty()
     console = Console(width=None if sys.stdout.isatty() else 140)
-    files = samples.find_files(folder, limit) if folder is not None else None
-    count = len(files) if files is not None else min(limit, _PHANTOMS)
+    found = samples.find_files(folder, limit) if folder is not None else range(min(limit, _PHANTOMS))
     with _system(settings, console) as ready:
         demo = Demo(api_address(settings, ready["http"]), (_host(settings), ready["dicom"]), settings)
         with httpx.Client(base_url=demo.address, headers=_authorization(settings), timeout=10.0) as client:
-            _watch(demo, client, files, count, console)
+            _watch(demo, client, found, console)
         demo_view.summary(demo, console)
         console.print(f"\nOpen [bold]{demo.address}/[/bold] for the worklist.", highlight=False)
         if not once:
@@ -130,18 +129,18 @@ def run(settings: Settings, folder: Path | None, *, limit: int, once: bool) -> N
             console.print(f"Stopping now; to have it again: sangloc up --data {settings.data}", highlight=False)
 
 
-def _watch(demo: Demo, client: httpx.Client, files: Sequence[Path] | None, count: int, console: Console) -> None:
+def _watch(demo: Demo, client: httpx.Client, found: Sequence[Path | int], console: Console) -> None:
     """Send in one thread, watch in this one."""
     bars = Progress(
         TextColumn("{task.description:>6}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
     )
-    sent, read = bars.add_task("sent", total=count), bars.add_task("listed", total=count)
+    sent, read = bars.add_task("sent", total=len(found)), bars.add_task("listed", total=len(found))
     done = threading.Event()
 
     def push() -> None:
         try:
-            for number in range(count):
-                _send_one(demo, files, number)
+            for number, one in enumerate(found):
+                _send_one(demo, one, number)
                 bars.advance(sent)
         finally:
             done.set()
@@ -149,7 +148,7 @@ def _watch(demo: Demo, client: httpx.Client, files: Sequence[Path] | None, count
     threading.Thread(target=push, name="modality", daemon=True).start()
     news_at = time.monotonic()
     with Live(console=console, refresh_per_second=10, vertical_overflow="ellipsis") as live:
-        while not (done.is_set() and demo.waiting == 0) and time.monotonic() - news_at < _READ_TIMEOUT_S:
+        while not done.is_set() or (demo.waiting and time.monotonic() - news_at < _PATIENCE_S[demo.mode]):
             if demo.look(client):
                 news_at = time.monotonic()
             bars.update(read, completed=len(demo.seen_at))
@@ -160,13 +159,11 @@ def _watch(demo: Demo, client: httpx.Client, files: Sequence[Path] | None, count
         live.update(Group(demo_view.table(demo, None), bars))
 
 
-def _send_one(demo: Demo, files: Sequence[Path] | None, number: int) -> None:
+def _send_one(demo: Demo, one: Path | int, number: int) -> None:
     try:
-        sample = samples.from_file(files[number], number) if files is not None else samples.phantom(number)
+        demo.send(samples.from_file(one, number) if isinstance(one, Path) else samples.phantom(one))
     except InvalidInput as error:
         demo.problems.append(str(error))
-    else:
-        demo.send(sample)
 
 
 @contextlib.contextmanager
