@@ -53,7 +53,7 @@ class TrainConfig:
     """Everything that decides the weights, together with the manifest and the library versions."""
 
     network: dict[str, Any] = field(default_factory=_network)  # without the head's size
-    stages: tuple[tuple[int, int], ...] = ((20, 128), (32, 192))  # (epochs, px); the last size is the bundle's
+    stages: tuple[tuple[int, int], ...] = ((12, 128), (18, 192))  # (epochs, px); the last size is the bundle's
     epoch_films: int = 3840  # drawn for one epoch, by the shares below
     batch: int = 32
     learning_rate: float = 1.5e-3  # the highest of the cycle
