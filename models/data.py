@@ -60,7 +60,7 @@ def read_manifest(manifest: Path, splits: Collection[str]) -> list[Film]:
     """The films of the given splits in the manifest's order.
 
     Raises:
-        InvalidInput: no such file, a needed column is missing, a label is not 0 or 1, or no film is in these splits.
+        InvalidInput: no such file, a needed column is missing, a label is not 0 or 1, or a split has no film.
     """
     try:
         with manifest.open(newline="", encoding="utf-8") as lines:
@@ -71,8 +71,9 @@ def read_manifest(manifest: Path, splits: Collection[str]) -> list[Film]:
             films = [_film(row, manifest) for row in table if row["split"] in splits]
     except OSError as error:
         raise InvalidInput(f"the manifest {manifest} cannot be read: {error.strerror}") from error
-    if not films:
-        raise InvalidInput(f"{manifest} has no film in split {', '.join(sorted(splits))}")
+    empty = set(splits) - {film.split for film in films}
+    if empty:
+        raise InvalidInput(f"{manifest} has no film in split {', '.join(sorted(empty))}")
     return films
 
 

@@ -70,6 +70,9 @@ def test_a_manifest_that_cannot_be_used_is_refused_with_the_reason(tmp_path: Pat
         read_manifest(manifest, {"train"})
     with pytest.raises(InvalidInput, match="no film in split test, val"):
         read_manifest(manifest, {"val", "test"})
+    manifest = write_rows(tmp_path, [_row("a.png", 1, "")])
+    with pytest.raises(InvalidInput, match="no film in split external"):
+        read_manifest(manifest, {"train", "external"})
 
 
 def test_a_film_that_is_missing_or_broken_is_named(tmp_path: Path) -> None:
