@@ -206,13 +206,13 @@ class Association:
         while True:
             self._enter(Phase.IDLE)
             self.wire.wait(self.policy.idle_timeout_s)
-            self._enter(Phase.BUSY)
             context_id, data = self.wire.command()
             if context_id not in self._agreed.contexts:
                 raise w.ProtocolError(w.INVALID_PARAMETER, f"presentation context {context_id} was not accepted")
             self._handle(dimse.decode(context_id, data))
 
     def _handle(self, request: Command) -> None:
+        self._enter(Phase.BUSY)
         self._unread = request if request.has_data_set else None
         if request.field & dimse.RESPONSE:
             raise w.ProtocolError(w.INVALID_PARAMETER, "a response to nothing that was asked")
