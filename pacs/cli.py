@@ -215,7 +215,7 @@ def serve(
 
 @app.command("import")
 def import_(
-    folder: Annotated[Path, typer.Argument(help="Folder of DICOM files.", exists=True, file_okay=False)],
+    folder: Annotated[Path, typer.Argument(help="DICOM files, at any depth.", exists=True)],
     *,
     config: Config = None,
     data: Data = None,
@@ -227,11 +227,23 @@ def import_(
 
 
 @app.command()
-def verify(config: Config = None, data: Data = None, as_json: Json = False) -> None:
+def verify(
+    *,
+    config: Config = None,
+    data: Data = None,
+    as_json: Json = False,
+    sample: Annotated[
+        float | None, typer.Option("--sample", help="Share of the objects to read, 0 to 1.", min=0, max=1)
+    ] = None,
+    remove_orphans: Annotated[
+        bool, typer.Option("--remove-orphans", help="Delete objects that no row has named for an hour.")
+    ] = False,
+) -> None:
     """Read every object again and compare it with its digest; list what is missing or belongs to nobody."""
     from pacs import maintenance
 
-    raise typer.Exit(maintenance.verify(_load(config, data=data), as_json=as_json))
+    settings = _load(config, data=data)
+    raise typer.Exit(maintenance.verify(settings, as_json=as_json, sample=sample, remove_orphans=remove_orphans))
 
 
 @app.command()

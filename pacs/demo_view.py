@@ -85,7 +85,7 @@ def _cells(item: dict[str, Any], seconds: float | None) -> list[Text | str]:
     due = dt.datetime.fromisoformat(item["due_at"]).astimezone()
     probability = item["probability"]
     named = [f"{finding['name'].replace('_', ' ')} {finding['probability']:.2f}" for finding in item["findings"]]
-    findings = ", ".join(named[:_FINDINGS]) + (f" and {len(named) - _FINDINGS} more" if len(named) > _FINDINGS else "")
+    findings = ", ".join(named[:_FINDINGS]) + (f" +{len(named) - _FINDINGS}" if len(named) > _FINDINGS else "")
     return [
         f"{due:%H:%M:%S}",
         Text("▲", style="bold red") if item["flagged"] else "",

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+
+from pacs.terminal import progress_bars
 
 __all__ = ["evaluate", "train"]
 
@@ -27,7 +28,7 @@ def train(manifest: Path, out: Path, *, epochs: int | None, seed: int | None) ->
     config = training.TrainConfig()
     config = config if epochs is None else config.with_epochs(epochs)
     config = config if seed is None else replace(config, seed=seed)
-    with _bars() as bars:
+    with progress_bars() as bars:
         task = bars.add_task("read", total=None)
 
         def show(now: training.Progress) -> None:
@@ -53,7 +54,7 @@ def evaluate(
     """
     from models import evaluation  # noqa: PLC0415
 
-    with _bars() as bars:
+    with progress_bars() as bars:
         task = bars.add_task("films", total=None)
         report = evaluation.evaluate(
             bundle,
@@ -70,15 +71,3 @@ def evaluate(
     for row in report.rows():
         table.add_row(*row)
     Console(width=None if Console().is_terminal else 160).print(table)
-
-
-def _bars() -> Progress:
-    """On standard error, so that a report can be piped."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-    )
