@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import dicom_client
+import psycopg
 import pytest
 from rclone_server import ACCESS, SECRET, S3Server
 from running import acknowledged, check_archive, until
@@ -85,8 +86,6 @@ def test_s3_and_external_database_away_and_back(system, s3: S3Server, postgres_o
     refuses_soon()
     postgres_of_its_own.start()
     until(works, 15, "stores again after the database came back")
-
-    import psycopg
 
     with psycopg.connect(postgres_of_its_own.conninfo) as connection:
         rows = dict(connection.execute("SELECT sop_uid, object_key FROM instances").fetchall())

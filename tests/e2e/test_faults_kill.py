@@ -14,7 +14,7 @@ from running import acknowledged, check_archive, until
 @pytest.mark.timeout(240)
 def test_kill_of_every_part_in_turn(system, modalities):
     """ARCHITECTURE promise 1: what was acknowledged survives the death of any process at any moment."""
-    running = system("--receivers", "2", "--workers", "1")
+    running = system("--receivers", "2", "--workers", "1", environment={"SANGLOC_WORKER_LEASE_S": "5"})
     senders = modalities(running.port, 8, chest_every=40, pause_s=0.02)
     until(lambda: all(len(s.acknowledged) >= 3 for s in senders), 30, "every sender stored something")
     for kind in ("receiver", "worker", "api", "database", "receiver", "database"):
@@ -39,6 +39,10 @@ def test_kill_of_every_part_in_turn(system, modalities):
         sender.join(20)
     assert set().union(*(s.refused for s in senders)) <= {0xA700}
     check_archive(running, acknowledged(senders))
+    asked = "SELECT count(*), count(*) FILTER (WHERE triage = 'scored') FROM instances WHERE triage != 'not_eligible'"
+    until(lambda: not running.query("SELECT FROM jobs"), 60, "jobs of the dead worker are taken over and done")
+    ((films, scored),) = running.query(asked)
+    assert films == scored > 0
     assert running.stop() == 0
 
 

@@ -154,7 +154,8 @@ class Modality(threading.Thread):
         chest = self.chest_every and random.randrange(self.chest_every) == 0
         sop_class = dicom_client.DX if chest else dicom_client.CT
         patient = f"P{random.randrange(4)}"  # few patients, so that senders meet in their rows
-        return dicom_client.make(study_uid=study, sop_class=sop_class, pixels=self.pixels, patient=patient)
+        pixels = 2 * 600 * 600 if chest else self.pixels  # a smaller film is not read
+        return dicom_client.make(study_uid=study, sop_class=sop_class, pixels=pixels, patient=patient)
 
 
 def acknowledged(modalities: Iterable[Modality]) -> dict[str, str]:
