@@ -14,7 +14,7 @@ from typing import Any
 from storage import names
 from storage.database import Connection
 
-__all__ = ["Filter", "Matching", "choose", "filters"]
+__all__ = ["Filter", "Matching", "choose", "comparable", "filters"]
 
 _RARE = 12_000  # studies: looking up each of them takes about 10 ms in all
 _RARE_TESTED = 4_000  # the same when each must be tested by other filters
@@ -62,13 +62,13 @@ def filters(
     """The filters that are given; each word of `name` is one of its own and matches as a prefix of a folded word."""
     found = []
     if study_uids is not None:
-        found.append(_column("study_uid", [_text(uid) for uid in study_uids]))
+        found.append(_column("study_uid", [comparable(uid) for uid in study_uids]))
     if patient_id is not None:
-        found.append(_column("patient_id", [_text(patient_id)]))
+        found.append(_column("patient_id", [comparable(patient_id)]))
     if accession is not None:
-        found.append(_column("accession_number", [_text(accession)]))
+        found.append(_column("accession_number", [comparable(accession)]))
     if modality is not None:
-        found.append(_modality(_text(modality)))
+        found.append(_modality(comparable(modality)))
     return found + [_word(n, word) for n, word in enumerate(names.words(name or ""))]
 
 
@@ -111,6 +111,6 @@ def _word(n: int, word: str) -> Filter:
     )
 
 
-def _text(value: str) -> str:
+def comparable(value: str) -> str:
     """What can be compared to text in PostgreSQL: a NUL or a lone surrogate matches nothing."""
     return value.replace("\0", "\ufffd").encode(errors="replace").decode()

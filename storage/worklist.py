@@ -4,7 +4,6 @@ from __future__ import annotations
 
 # ruff: noqa: S608 - the statements are put together from constants only
 import base64
-import binascii
 import datetime as dt
 import json
 from dataclasses import dataclass
@@ -14,7 +13,8 @@ from psycopg.rows import class_row, dict_row
 
 from storage import audit, matching, names, workers
 from storage.database import Connection
-from storage.errors import InvalidInput, NotFound
+from storage.errors import InvalidInput, InvalidUID, NotFound
+from storage.uid import StudyUID
 
 __all__ = ["CHANNEL", "Item", "Mode", "Page", "announce", "item", "mark_read", "mode", "page", "reopen"]
 
@@ -118,8 +118,9 @@ def page(
     """
     column, beyond, direction = _ORDERS[state, mode]
     values: dict[str, Any] = {
-        "state": state, "flagged": flagged, "site": site, "date_from": date_from, "date_to": date_to, "status": status,
-        "limit": limit + 1,
+        "flagged": flagged, "date_from": date_from, "date_to": date_to, "limit": limit + 1,
+        "site": None if site is None else matching.comparable(site),
+        "status": None if status is None else matching.comparable(status),
     }  # fmt: skip
     conditions = [f"w.state = '{state}'"]
     conditions += [sql for key, sql in _COLUMN_TESTS.items() if values[key] is not None]
@@ -225,8 +226,8 @@ def _decode(cursor: str, column: str) -> tuple[dt.datetime, str]:
         padded = cursor.encode("ascii") + b"=" * (-len(cursor) % 4)
         found_column, at, study_uid = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
         moment = dt.datetime.fromisoformat(at)
-        if found_column != column or moment.tzinfo is None or not isinstance(study_uid, str) or "\0" in study_uid:
+        if found_column != column or moment.tzinfo is None or not isinstance(study_uid, str):
             raise ValueError(found_column)
-    except (ValueError, TypeError, RecursionError, binascii.Error) as error:
+        return moment, StudyUID(study_uid)
+    except (ValueError, TypeError, RecursionError, InvalidUID) as error:
         raise InvalidInput("The cursor is not from this list: begin at its first page.") from error
-    return moment, study_uid
