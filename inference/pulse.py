@@ -1,8 +1,14 @@
-"""The worker's signs of life: its row in `workers`, and longer leases for the jobs that it still holds."""
+"""The worker's signs of life: its row in `workers`, and longer leases for the jobs that it still holds.
+
+It is also the watchdog: a worker that makes no headway with the jobs it holds, because a decoder never returns, ends at
+once. Its jobs are taken over, and a second attempt decodes in a process of its own (`inference.reading`).
+"""
 
 from __future__ import annotations
 
+import os
 import threading
+import time
 from dataclasses import replace
 from typing import Self
 
@@ -15,17 +21,22 @@ from storage.errors import Unavailable
 __all__ = ["Pulse"]
 
 log = structlog.get_logger()
+_STUCK_EXIT = 70  # EX_SOFTWARE
 
 
 class Pulse:
     """A thread that beats until the context is left. `tell` and `hold` are safe from any thread."""
 
-    def __init__(self, database: Database, name: str, *, lease_s: float, every_s: float = 3.0) -> None:
+    def __init__(
+        self, database: Database, name: str, *, lease_s: float, every_s: float = 3.0, stuck_s: float = 300.0
+    ) -> None:
         self._database = database
         self._worker = workers.Worker(worker=name, problem="the model is being loaded")
         self._lease_s = lease_s
         self._every_s = min(every_s, lease_s / 3)
+        self._stuck_s = stuck_s  # far longer than any batch takes
         self._held: frozenset[int] = frozenset()
+        self._headway = time.monotonic()
         self._now = threading.Event()
         self._over = False
         self._thread = threading.Thread(target=self._run, name="pulse", daemon=True)
@@ -38,6 +49,11 @@ class Pulse:
     def hold(self, job_pks: frozenset[int]) -> None:
         """The jobs that are being worked on: their leases do not run out while this process lives."""
         self._held = job_pks
+        self.headway()
+
+    def headway(self) -> None:
+        """The worker does something, be it waiting for a part that is away."""
+        self._headway = time.monotonic()
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -63,6 +79,9 @@ class Pulse:
                 if not away:
                     log.warning("no sign of life could be given", error=str(error))
                 away = True
+            if self._held and time.monotonic() - self._headway > self._stuck_s:
+                log.critical("the worker is stuck and ends", jobs=sorted(self._held))
+                os._exit(_STUCK_EXIT)  # a thread inside a decoder cannot be ended in any other way
             self._now.wait(self._every_s)
             self._now.clear()
 

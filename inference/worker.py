@@ -244,6 +244,7 @@ class Worker:
                 return attempt()
             except Unavailable as error:
                 log.warning(f"waiting for {what}", error=str(error))
+                self._pulse.headway()
                 if self._stop.wait(wait):
                     raise
                 wait = min(2 * wait, _AWAY_MAX_S)

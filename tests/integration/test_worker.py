@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import hashlib
+import subprocess
 import sys
 import threading
 import time
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
@@ -23,7 +25,7 @@ from rclone_server import ACCESS, SECRET, S3Server
 from tiny_bundle import write_tiny_bundle
 
 from inference import reading
-from inference.engine import load_engine
+from inference.engine import Engine, load_engine
 from inference.triage import TriagePolicy
 from inference.worker import Worker, WorkerConfig
 from models.bundle import load_bundle
@@ -264,6 +266,51 @@ def test_a_lease_does_not_run_out_while_its_worker_lives(
             time.sleep(0.05)
         go.set()
         assert queue.settled(study).status == "scored"
+
+
+def test_a_worker_that_is_stuck_ends_so_that_another_takes_over(queue: Queue) -> None:
+    code = f"""
+import time
+from inference.pulse import Pulse
+from storage.database import Database
+with Pulse(Database({queue.database.conninfo!r}), "stuck", lease_s=60, every_s=0.1, stuck_s=0.5) as pulse:
+    for _ in range(10):
+        pulse.hold(frozenset([1]))
+        time.sleep(0.1)
+    print("headway was seen", flush=True)
+    time.sleep(60)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=30)
+    assert done.returncode == 70
+    assert "headway was seen" in done.stdout
+
+
+class Faulty:
+    """A real engine that fails, or gives no number, so many times first."""
+
+    name = "openvino"
+
+    def __init__(self, engine: Engine, faults: list[str]) -> None:
+        self._engine = engine
+        self._faults = faults
+
+    def predict(self, batch: Any) -> Any:
+        fault = self._faults.pop() if self._faults else ""
+        if fault == "error":
+            raise RuntimeError("out of memory")
+        return self._engine.predict(batch) * (np.nan if fault == "nan" else 1)
+
+
+@pytest.mark.parametrize(("fault", "status"), [("error", "scored"), ("nan", "not_eligible")])
+def test_an_engine_that_fails_is_loaded_again_and_no_number_is_no_score(
+    fault: str, status: str, queue: Queue, flags_all: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faults = [fault]
+    monkeypatch.setattr("inference.worker.load_engine", lambda *given: Faulty(load_engine(*given), faults))
+    with queue.working(flags_all, poll_s=0.05):
+        assert queue.settled(queue.study()).status == status
+        assert queue.settled(queue.study()).status == "scored"
+        assert until(lambda: queue.mode().mode == "triage")
 
 
 def test_workers_share_the_queue_and_each_image_is_scored_once(queue: Queue, flags_all: Path) -> None:
