@@ -14,7 +14,7 @@ from storage.errors import SanglocError, SettingsError
 if TYPE_CHECKING:
     from pacs.settings import Settings
 
-__all__ = ["app", "main"]
+__all__ = ["app", "known_commands", "main"]
 
 app = typer.Typer(
     name="sangloc",
@@ -330,6 +330,11 @@ def version() -> None:
     from importlib.metadata import version as installed
 
     typer.echo(installed("sangloc"))
+
+
+def known_commands() -> set[str]:
+    """The names of all commands."""
+    return set(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
 
 
 if __name__ == "__main__":

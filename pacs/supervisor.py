@@ -236,16 +236,13 @@ def listen(host: str, port: int, what: str, *, flag: str) -> socket.socket:
     """
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        listener = socket.socket(family, socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(1024)
+        both = host == "::" and socket.has_dualstack_ipv6()  # :: stands for every address, IPv4 too
+        return socket.create_server(address[:2], family=family, backlog=1024, dualstack_ipv6=both)
     except OSError as error:
         raise SanglocError(
             f"The {what} port {port} on {host} cannot be used: {error.strerror or error}. Choose another with {flag} "
             "(0 takes a free one), or find who has it: ss -ltnp"
         ) from None
-    return listener
 
 
 def stop_on_signals(supervisor: Supervisor) -> None:

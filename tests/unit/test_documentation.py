@@ -6,12 +6,11 @@ import re
 from pathlib import Path
 
 import pytest
-import typer.main
 import yaml
 
 from api.app import ROUTERS
 from pacs import overview
-from pacs.cli import app
+from pacs.cli import known_commands
 from pacs.sources import entries
 
 ROOT = Path(__file__).parents[2]
@@ -21,11 +20,6 @@ VARIABLES = {entry.variable for entry in entries()}
 
 def page(path: Path) -> str:
     return path.read_text("utf-8")
-
-
-def known_commands() -> set[str]:
-    group = typer.main.get_command(app)
-    return set(group.commands)  # type: ignore[attr-defined]
 
 
 def test_the_table_of_settings_is_the_one_that_the_code_prints() -> None:
