@@ -50,7 +50,7 @@ _GIVEN = {
     "M": ("An", "Bình", "Cường", "Dũng", "Hùng", "Sơn", "Tuấn"),
     "F": ("Anh", "Hà", "Hoa", "Lan", "Mai", "Nga", "Yến"),
 }
-_PA = ("399348003", "postero-anterior")  # SNOMED CT codes of CID 4010
+_PA = ("272479007", "postero-anterior")  # SNOMED CT codes of CID 4010
 _LATERAL = ("399067008", "lateral projection")
 
 
