@@ -153,7 +153,9 @@ class Association:
         if self._shared.tls is not None:
             self._sock.settimeout(policy.artim_timeout_s)
             try:
-                self._sock = self._shared.tls.wrap_socket(self._sock, server_side=True)
+                secure = self._shared.tls.wrap_socket(self._sock, server_side=True, do_handshake_on_connect=False)
+                self._sock = secure
+                secure.do_handshake()
             except OSError as error:
                 log.info("tls handshake failed", address=self.address, error=str(error))
                 raise w.ConnectionLostError from error
@@ -244,7 +246,8 @@ class Association:
 
     def _abort(self, source: int, reason: int, why: str) -> None:
         self.counters.add("aborted")
-        log.warning("association aborted", reason=why, **self._who())
+        level = log.warning if self._agreed.contexts else log.info  # a port scanner is no event
+        level("association aborted", reason=why, **self._who())
         if self._wire is not None:
             with contextlib.suppress(w.WireError):
                 self._wire.send(struct.pack(">BxIxxBB", w.ABORT, 4, source, reason))

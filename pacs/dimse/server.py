@@ -110,14 +110,22 @@ class Receiver:
         with self._lock:
             self._open[association] = None
         thread = threading.Thread(target=self._serve, args=(association,), name=f"dimse {address[0]}", daemon=True)
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError as error:  # no more threads
+            log.warning("too many threads", address=address[0], error=str(error))
+            self._forget(association)
+            sock.close()
 
     def _serve(self, association: Association) -> None:
         try:
             association.run()
         finally:
-            with self._lock:
-                self._open.pop(association, None)
+            self._forget(association)
+
+    def _forget(self, association: Association) -> None:
+        with self._lock:
+            self._open.pop(association, None)
 
     def _evict(self) -> bool:
         """Close the oldest connection that is no association (any more); False when all are."""

@@ -132,7 +132,7 @@ class _Held:
 
 
 class Wire:
-    """One connection: PDUs in, bytes out. Used by one thread; only `cut` may be called from another."""
+    """One connection: PDUs in, bytes out. Used by one thread."""
 
     def __init__(self, sock: socket.socket, pool: BufferPool, *, max_pdu_bytes: int, timeout_s: float) -> None:
         self._sock = sock
@@ -340,7 +340,7 @@ class Wire:
         for control, body in ((_COMMAND, command), (0, data)):
             if body is None:
                 continue
-            room = (max_pdu_bytes or _MAX_COMMAND_BYTES) - _PDV.size
+            room = max(1, (max_pdu_bytes or _MAX_COMMAND_BYTES) - _PDV.size)
             for at in range(0, max(len(body), 1), room):
                 part = body[at : at + room]
                 flags = control | (_LAST if at + room >= len(body) else 0)
@@ -358,13 +358,6 @@ class Wire:
             while (left := deadline - time.monotonic()) > 0 and self._poll.poll(left * 1000):
                 if not self._sock.recv(1 << 16):
                     return
-        except OSError:
-            return
-
-    def cut(self) -> None:
-        """Wake the thread that reads here: it sees the end of the connection."""
-        try:
-            socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
         except OSError:
             return
 
