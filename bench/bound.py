@@ -11,7 +11,7 @@ import struct
 import time
 from pathlib import Path
 
-from push import Pushed
+from bench.push import Pushed
 
 
 def bound(files: list[Path], folder: Path, senders: int) -> Pushed:

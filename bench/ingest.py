@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from bound import bound
-from data import PROFILES, prepare
-from push import Pushed, push
-from systems import TUNED, UNSAFE, Running, orthanc, sangloc
-from table import Row
+from bench.bound import bound
+from bench.data import PROFILES, prepare
+from bench.push import Pushed, push
+from bench.systems import POSTGRES_PLUGIN, TUNED, UNSAFE, Running, orthanc, sangloc
+from bench.table import Row
 
 System = Callable[[Path], AbstractContextManager[Running]]
 OURS, BOUND = "sangloc", "bound"
@@ -58,14 +58,15 @@ def run(work: Path, *, repeats: int, quick: bool, peers: bool) -> list[Row]:
 
 def _peers(*, nodelay: bool) -> dict[str, System]:
     lite = partial(orthanc, nodelay=nodelay)
-    postgres = partial(orthanc, nodelay=nodelay, database="postgres")
-    return {
+    peers: dict[str, System] = {
         "Orthanc default": lite,
         "Orthanc tuned": partial(lite, **TUNED),
         "Orthanc tuned, no fsync": partial(lite, **TUNED, **UNSAFE),
-        "Orthanc PostgreSQL": postgres,
-        "Orthanc PostgreSQL tuned": partial(postgres, **TUNED),
     }
+    if POSTGRES_PLUGIN.exists():
+        postgres = partial(orthanc, nodelay=nodelay, database="postgres")
+        peers |= {"Orthanc PostgreSQL": postgres, "Orthanc PostgreSQL tuned": partial(postgres, **TUNED)}
+    return peers
 
 
 @dataclass(frozen=True)

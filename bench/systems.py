@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 BIN = Path(sys.executable).parent
-ORTHANC_PLUGINS = Path("/usr/share/orthanc/plugins")
+POSTGRES_PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancPostgreSQLIndex.so")
 TUNED = {
     "MaximumPduLength": 131072,
     "StoreMD5ForAttachments": False,
@@ -69,13 +69,13 @@ def orthanc(folder: Path, *, database: str = "sqlite", nodelay: bool, **options:
         "DicomPort": dicom,
         "HttpPort": http,
         "AuthenticationEnabled": False,
-        "Plugins": [str(ORTHANC_PLUGINS / "libOrthancDicomWeb.so")],
+        "Plugins": [],
         **options,
     }
     with (state / "log").open("ab") as log:
         if database == "postgres":
             with _postgres(state, log) as port:
-                settings["Plugins"].append(str(ORTHANC_PLUGINS / "libOrthancPostgreSQLIndex.so"))
+                settings["Plugins"].append(str(POSTGRES_PLUGIN))
                 index = {"EnableIndex": True, "EnableStorage": False, "Host": "127.0.0.1", "Port": port, "Lock": False}
                 settings["PostgreSQL"] = {**index, "Database": "postgres", "Username": "postgres", "Password": ""}
                 with _orthanc(settings, state, log, nodelay) as running:
