@@ -165,6 +165,8 @@ def _check(store: ObjectStore, row: _Row) -> tuple[int, str]:
                 size += len(chunk)
     except NotFound:
         return 0, "missing"
+    except OSError as error:
+        return size, f"cannot be read: {error.strerror}"
     if size != row.object_size:
         return size, f"{size} bytes instead of {row.object_size}"
     if digest.digest() != row.sha256:
