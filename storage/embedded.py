@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import getpass
 import hashlib
 import importlib.util
 import os
+import pwd
 import shutil
 import signal
 import subprocess
@@ -102,9 +102,9 @@ class EmbeddedPostgres:
         self._take_lock()
         try:
             self._end_leftovers()
-            if not (self._data / "PG_VERSION").exists():
+            if not self._data.exists():
                 self._create()
-            self._check_version()
+            self._prepare()
             self._launch()
             self._wait_until_ready()
         except BaseException:
@@ -138,6 +138,8 @@ class EmbeddedPostgres:
         return Path("/tmp") / f"sangloc-{hashlib.sha256(os.fsencode(self.directory)).hexdigest()[:24]}"  # noqa: S108
 
     def _take_lock(self) -> None:
+        if self._lock is not None:  # still held from before the server died
+            return
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT, 0o600)
@@ -201,13 +203,17 @@ class EmbeddedPostgres:
         if done.returncode != 0:
             raise SettingsError(f"The database could not be made in {data}: {done.stdout.decode(errors='replace')}")
 
-    def _check_version(self) -> None:
+    def _prepare(self) -> None:
+        """Check that the cluster is ours; nothing runs in it now, so the pid in its lock file is somebody else's."""
+        if os.geteuid() not in (0, self._data.stat().st_uid):
+            raise SettingsError(f"{self._data} belongs to another user: run as that user or as root.")
         try:
             version = (self._data / "PG_VERSION").read_text().strip()
-        except PermissionError as error:
-            raise SettingsError(f"{self._data} belongs to another user: run as that user or as root.") from error
+        except FileNotFoundError as error:
+            raise SettingsError(f"{self._data} is no database.") from error
         if version != _MAJOR:
             raise SettingsError(f"{self._data} was made by PostgreSQL {version}; this version runs {_MAJOR}.")
+        (self._data / "postmaster.pid").unlink(missing_ok=True)
 
     def _launch(self) -> None:
         sockets = self._socket_directory
@@ -294,7 +300,10 @@ def _environment() -> dict[str, str]:
 
 
 def _user_name() -> str:
-    return getpass.getuser() if os.geteuid() != 0 else "root"
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError as error:
+        raise SettingsError(f"uid {os.geteuid()} has no name (/etc/passwd), which PostgreSQL needs.") from error
 
 
 def _processes_in(data: Path) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import hashlib
 import itertools
@@ -25,22 +26,33 @@ _numbers = itertools.count(1)
 _ROOT = "1.2.826.0.1.3680043.9999"
 
 
-@pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The conninfo of an embedded PostgreSQL that lives as long as the test session.
-
-    In memory where there is room: a database for each test is some 300 small files to be fsynced.
-    """
+@contextlib.contextmanager
+def _fast_folder() -> Iterator[Path]:
     memory = Path("/dev/shm")
     roomy = memory.is_dir() and shutil.disk_usage(memory).free > 2**31
-    parent = memory if roomy else tmp_path_factory.getbasetemp()
-    folder = Path(tempfile.mkdtemp(prefix="sangloc-test-", dir=parent))
-    server = EmbeddedPostgres(folder)
+    folder = Path(tempfile.mkdtemp(prefix="sangloc-test-", dir=memory if roomy else None))
     try:
-        yield server.start()
+        yield folder
     finally:
-        server.stop()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def fast_path() -> Iterator[Path]:
+    """A temporary folder, in memory where there is room: a database is some 300 small files to be fsynced."""
+    with _fast_folder() as folder:
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """The conninfo of an embedded PostgreSQL that lives as long as the test session."""
+    with _fast_folder() as folder:
+        server = EmbeddedPostgres(folder)
+        try:
+            yield server.start()
+        finally:
+            server.stop()
 
 
 @pytest.fixture(scope="session")
