@@ -53,6 +53,11 @@ def _code(raw: bytes, _context: _Context) -> str:
 
 
 @lru_cache(maxsize=_CACHED)
+def _codes(raw: bytes, _context: _Context) -> str:
+    return _clean("\\".join(code.strip(" \0") for code in raw.decode("latin-1").split("\\")))
+
+
+@lru_cache(maxsize=_CACHED)
 def _text(raw: bytes, context: _Context) -> str:
     return _clean(decode(raw, context.codecs, TEXT_DELIMITERS))
 
@@ -104,7 +109,7 @@ def _int32(value: int) -> int | None:
 
 
 _FIELDS: dict[int, tuple[str, Callable[[bytes, _Context], Any]]] = {
-    0x00080008: ("image_type", _code),
+    0x00080008: ("image_type", _codes),
     0x00080020: ("study_date", _date),
     0x00080021: ("series_date", _date),
     0x00080022: ("acquisition_date", _date),
