@@ -106,8 +106,11 @@ class Association:
     def respond(self, request: Command, status: Status, comment: str = "") -> None:
         """Answer a request with a status and no data set; its data set is read first if nobody did."""
         self.drop_data()
-        answer = dimse.response(request, status.code, comment)
-        self.wire.send_message(request.context_id, answer, self._agreed.peer_max_pdu_bytes)
+        self.send(request.context_id, dimse.response(request, status.code, comment))
+
+    def send(self, context_id: int, command: bytes, data: bytes | None = None) -> None:
+        """Send one message in PDUs that the peer takes."""
+        self.wire.send_message(context_id, command, self._agreed.peer_max_pdu_bytes, data)
 
     def drop_data(self) -> None:
         """Read past the current request's data set if nobody did."""

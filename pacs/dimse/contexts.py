@@ -40,6 +40,7 @@ APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"  # PS3.7 A.2.1
 
 VERIFICATION = "1.2.840.10008.1.1"
 
+_SERVED = (VERIFICATION,)  # abstract syntaxes of services other than storage, in uncompressed transfer syntaxes
 _STANDARD_ROOT = "1.2.840.10008."
 _NOT_STORAGE_SERVICE = frozenset(  # "Storage" by name, but not of the Storage Service Class (PS3.4 B)
     {
@@ -126,15 +127,15 @@ def _answer(
     proposed: list[Any], roles: dict[UID, tuple[bool, bool]], allow_private: bool
 ) -> tuple[list[Any], list[Any]]:
     """What we serve goes through pynetdicom's negotiation; everything else is refused as an unknown abstract syntax."""
-    verification = presentation.build_context(VERIFICATION)
     wanted: list[Any] = []
     refused: list[Any] = []
     for context in proposed:
         uid = str(context.abstract_syntax)
-        known = uid == VERIFICATION or uid in STORAGE_CLASSES or (allow_private and is_private(uid))
+        known = uid in _SERVED or uid in STORAGE_CLASSES or (allow_private and is_private(uid))
         (wanted if known else refused).append(context)
-    results, reply_roles = presentation.negotiate_unrestricted(wanted, [verification], roles)
-    results += presentation.negotiate_as_acceptor(refused, [verification])[0]
+    ours = [presentation.build_context(uid) for uid in _SERVED]
+    results, reply_roles = presentation.negotiate_unrestricted(wanted, ours, roles)
+    results += presentation.negotiate_as_acceptor(refused, ours)[0]
     return sorted(results, key=lambda context: int(context.context_id)), reply_roles
 
 
