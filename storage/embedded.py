@@ -55,6 +55,7 @@ _SETTINGS = {
     "random_page_cost": "1.1",
     "jit": "off",
     "io_method": "sync",  # no io worker processes
+    "recovery_init_sync_method": "syncfs",  # after a crash: one call, not one for each file
     "max_worker_processes": "2",
     "max_parallel_workers_per_gather": "0",
     "autovacuum_naptime": "15s",  # the jobs table lives on dead rows
