@@ -8,11 +8,11 @@ from importlib.metadata import version
 
 import anyio
 from anyio import to_thread
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 
 from api import audit, findings, health, instances, jobs, metrics, page, problems, set_aside, studies, worklist
 from api.config import ApiConfig, check_safe
-from api.context import Context
+from api.context import Context, known_parameters
 from api.events import Events
 from api.gate import Gate
 from api.metrics import Metrics
@@ -60,7 +60,7 @@ def create_app(database: Database, store: ObjectStore, config: ApiConfig) -> Fas
     app.state.context = Context(database, store, config, events, anyio.CapacityLimiter(config.render_threads))
     problems.install(app)
     for router in ROUTERS:
-        app.include_router(router)
+        app.include_router(router, dependencies=[Depends(known_parameters)])
     page.mount(app)
     app.add_middleware(Gate, config=config, observe=app.state.metrics.observe)
     return app

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 from fastapi import Depends, HTTPException, Path, Query, Request, Security
+from fastapi.exceptions import RequestValidationError
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from api.config import ApiConfig
@@ -19,7 +20,18 @@ if TYPE_CHECKING:
     from storage.database import Database
     from storage.objects import ObjectStore
 
-__all__ = ["Actor", "Before", "Context", "Cursor", "Here", "Limit", "Text", "UidPath", "authenticated"]
+__all__ = [
+    "Actor",
+    "Before",
+    "Context",
+    "Cursor",
+    "Here",
+    "Limit",
+    "Text",
+    "UidPath",
+    "authenticated",
+    "known_parameters",
+]
 
 LOCAL_ACTOR = "local"
 """The actor in the audit log while there are no tokens."""
@@ -84,3 +96,16 @@ def _digest_of(configured: str) -> str:
 
 
 Actor = Annotated[str, Depends(authenticated)]
+
+
+async def known_parameters(request: Request) -> None:
+    """Refuse parameters that the route does not have: a filter that is misspelt must not show every patient."""
+    dependant = getattr(request.scope.get("route"), "dependant", None)
+    if dependant is None:
+        return
+    known = {field.alias for field in dependant.query_params}
+    unknown = [name for name in request.query_params if name not in known]
+    if unknown:
+        raise RequestValidationError(
+            [{"loc": ("query", name), "msg": "there is no such parameter", "type": "unknown"} for name in unknown]
+        )

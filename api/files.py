@@ -7,6 +7,7 @@ from typing import BinaryIO
 
 from anyio import to_thread
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from storage.errors import NotFound, ObjectStoreUnavailable
 from storage.objects import ObjectStore
@@ -34,7 +35,7 @@ def object_response(store: ObjectStore, key: str, *, size: int, digest: str, nam
         "ETag": etag(digest),
         "Cache-Control": "private, no-cache",
     }
-    return StreamingResponse(_parts(file), headers=headers, media_type=DICOM)
+    return _FileResponse(file, headers)
 
 
 def etag(digest: str) -> str:
@@ -47,9 +48,16 @@ def is_known(if_none_match: str | None, tag: str) -> bool:
     return if_none_match is not None and (if_none_match.strip() == "*" or tag in if_none_match)
 
 
+class _FileResponse(StreamingResponse):
+    def __init__(self, file: BinaryIO, headers: dict[str, str]) -> None:
+        super().__init__(_parts(file), headers=headers, media_type=DICOM)
+        self._file = file
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._file:  # also when the client goes away and nobody finishes the generator
+            await super().__call__(scope, receive, send)
+
+
 async def _parts(file: BinaryIO) -> AsyncIterator[bytes]:
-    try:
-        while part := await to_thread.run_sync(file.read, _PART_BYTES):
-            yield part
-    finally:
-        file.close()
+    while part := await to_thread.run_sync(file.read, _PART_BYTES):
+        yield part

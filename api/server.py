@@ -8,6 +8,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import structlog
 import uvicorn
@@ -50,11 +51,19 @@ def run(
     """
     if listen_fd is None:
         check_safe(host, config)
-        listener = _bind(host, port)
-    else:
-        listener = socket.socket(fileno=listen_fd)
-        check_safe(listener.getsockname()[0], config)
-    bound = listener.getsockname()[1]
+    with _bind(host, port) if listen_fd is None else socket.socket(fileno=listen_fd) as listener:
+        address, bound = listener.getsockname()[:2]
+        check_safe(address, config)
+        log.info("http server starting", port=bound, tokens=len(config.tokens))
+        server = _server(database, store, config, drain_s)
+        if on_ready is not None:
+            server.ready = partial(on_ready, bound)
+        server.stop = stop or server.stop
+        server.run(sockets=[listener])
+    log.info("http server stopped", port=bound)
+
+
+def _server(database: Database, store: ObjectStore, config: ApiConfig, drain_s: float) -> _Server:
     app = create_app(database, store, config)
     settings = uvicorn.Config(
         app,
@@ -69,11 +78,7 @@ def run(
         limit_concurrency=_CONNECTIONS,
         backlog=256,
     )
-    server = _Server(settings, app.state.context.events.close, stop or threading.Event(), on_ready, bound)
-    log.info("http server starting", port=bound, tokens=len(config.tokens))
-    with listener:
-        server.run(sockets=[listener])
-    log.info("http server stopped", port=bound)
+    return _Server(settings, app.state.context.events.close)
 
 
 def _bind(host: str, port: int) -> socket.socket:
@@ -83,27 +88,18 @@ def _bind(host: str, port: int) -> socket.socket:
 
 
 class _Server(uvicorn.Server):
-    def __init__(
-        self,
-        config: uvicorn.Config,
-        end_streams: Callable[[], None],
-        stop: threading.Event,
-        on_ready: Callable[[int], None] | None,
-        port: int,
-    ) -> None:
+    def __init__(self, config: uvicorn.Config, end_streams: Callable[[], None]) -> None:
         super().__init__(config)
         self._end_streams = end_streams
-        self._stop = stop
-        self._on_ready = on_ready
-        self._port = port
+        self.stop = threading.Event()
+        self.ready: Callable[[], None] = lambda: None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
-        if self._on_ready is not None:
-            self._on_ready(self._port)
+        self.ready()
 
     async def on_tick(self, counter: int) -> bool:
-        return await super().on_tick(counter) or self._stop.is_set()
+        return await super().on_tick(counter) or self.stop.is_set()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._end_streams()  # uvicorn waits for open connections, and a stream would never end

@@ -10,7 +10,7 @@ const MOST = 200; // of one request
 const get = (id) => document.getElementById(id);
 const rows = get("rows");
 const form = get("filters");
-const list = { items: [], next: null, mode: "triage", banner: "", chosen: null, live: null, fetching: false, dirty: false };
+const list = { items: [], wanted: PAGE, next: null, mode: "triage", banner: "", chosen: null, live: null, fetching: false, dirty: false };
 const detail = new Detail(get("detail"), { close: closeDetail, toggleRead, report });
 let undoable = null;
 
@@ -20,36 +20,34 @@ function filters() {
   return { ...rest, [/\d/.test(text) ? "patient_id" : "name"]: text, flagged: form.elements.flagged.checked ? "true" : "" };
 }
 
+// Fetches as many studies as are wanted, in one go: a list put together from pages of different moments could hold a
+// study twice or not at all.
 async function refresh() {
   if (list.fetching) { list.dirty = true; return; }
   list.fetching = true;
   try {
-    const limit = Math.min(MOST, Math.max(PAGE, list.items.length));
-    take(await getJson("api/worklist", { ...filters(), limit }));
+    const asked = filters();
+    const items = [];
+    let page;
+    do {
+      page = await getJson("api/worklist", { ...asked, limit: Math.min(MOST, list.wanted - items.length), cursor: page?.next });
+      items.push(...page.items);
+    } while (page.next && items.length < list.wanted);
+    Object.assign(list, { items, next: page.next, mode: page.mode });
+    draw();
     get("trouble").hidden = true;
   } catch (error) {
-    report(error);
-    setTimeout(refresh, 3000);
+    if (error.status === 400) list.dirty = true; // the order changed between two pages: a model came or went
+    else { report(error); setTimeout(refresh, 3000); }
   } finally {
     list.fetching = false;
     if (list.dirty) { list.dirty = false; refresh(); }
   }
 }
 
-function take(page) {
-  Object.assign(list, { items: page.items, next: page.next, mode: page.mode });
-  draw();
-}
-
-async function loadMore() {
-  try {
-    const page = await getJson("api/worklist", { ...filters(), limit: PAGE, cursor: list.next });
-    const known = new Set(list.items.map((item) => item.study_uid));
-    take({ ...page, items: [...list.items, ...page.items.filter((item) => !known.has(item.study_uid))] });
-  } catch (error) {
-    if (error.status === 400) refresh(); // the order changed between two pages (a model came or went)
-    else report(error);
-  }
+function loadMore() {
+  list.wanted = list.items.length + PAGE;
+  refresh();
 }
 
 function draw() {
@@ -181,7 +179,7 @@ rows.addEventListener("focusin", (event) => { const line = event.target.closest(
 let typingTimer = 0;
 function filtersChanged() {
   clearTimeout(typingTimer);
-  typingTimer = setTimeout(() => { Object.assign(list, { items: [], next: null }); refresh(); }, 180);
+  typingTimer = setTimeout(() => { list.wanted = PAGE; refresh(); }, 180);
 }
 form.addEventListener("input", filtersChanged);
 form.addEventListener("reset", () => setTimeout(filtersChanged));

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +20,6 @@ from models.phantom import chest
 from storage import worklist
 from storage.database import Database
 
-NOW = dt.datetime.now(dt.UTC)
 ROWS = "[...document.querySelectorAll('#rows tr')]"
 NAMES = f"{ROWS}.map((row) => row.querySelector('.patient strong').textContent)"
 
@@ -53,12 +51,11 @@ def archive(database: Database, store: Any) -> Archive:
     flagged = made.add(
         chest(3, "pneumothorax", rows=256, columns=224),
         patient_name="Nguyễn^Thị Hồng Hạnh",
-        arrived=NOW,
         patient_sex="F",
     )
     made.score(flagged, 0.93, due_min=20, Pneumothorax=0.88, Nodule=0.05)
-    made.add(patient_name="Đỗ^Văn Đức", arrived=NOW, wait_min=100)
-    made.add(patient_name="Smith^John", modality="CT", not_eligible="CT is not read by the model", arrived=NOW)
+    made.add(patient_name="Đỗ^Văn Đức", wait_min=100)
+    made.add(patient_name="Smith^John", modality="CT", not_eligible="CT is not read by the model")
     return made
 
 
@@ -172,7 +169,7 @@ def test_changes_come_by_themselves(page: Browser, archive: Archive, address: st
     show(page, address)
     page.wait_for("document.querySelector('#live').classList.contains('on')")
     page.evaluate("window.notReloaded = true")
-    new = archive.add(patient_name="Trần^Thị Mới", arrived=NOW, wait_min=5)
+    new = archive.add(patient_name="Trần^Thị Mới", wait_min=5)
     with archive.database.autocommit() as connection:
         worklist.announce(connection)
     page.wait_for(f"{NAMES}[0] === 'Trần Thị Mới'")
@@ -218,9 +215,7 @@ def test_a_token_is_asked_for_and_kept_for_the_tab(page: Browser, archive: Archi
 
 
 def test_names_are_text_and_never_markup(page: Browser, archive: Archive, address: str) -> None:
-    archive.add(
-        patient_name="<i>Bold</i>", study_description="<img src=x onerror=window.bad=1>", arrived=NOW, wait_min=1
-    )
+    archive.add(patient_name="<i>Bold</i>", study_description="<img src=x onerror=window.bad=1>", wait_min=1)
     show(page, address, rows=4)
     assert page.evaluate(NAMES)[0] == "<i>Bold</i>"
     assert "<img src=x onerror=window.bad=1>" in page.text()

@@ -62,9 +62,13 @@ class Browser:
         self._session: str | None = self._call("Target.attachToTarget", attach)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
-        self.call("Emulation.setLocaleOverride", locale=language)
+        self.language(language)
+
+    def language(self, code: str) -> None:
+        """What the browser tells pages of its language."""
+        self.call("Emulation.setLocaleOverride", locale=code)
         agent = self._call("Browser.getVersion")["userAgent"]
-        self.call("Emulation.setUserAgentOverride", userAgent=agent, acceptLanguage=language)
+        self.call("Emulation.setUserAgentOverride", userAgent=agent, acceptLanguage=code)
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         return self._call(method, parameters, self._session)
@@ -135,22 +139,19 @@ class Browser:
     def complaints(self) -> list[str]:
         """What went wrong in the page: exceptions, console errors, anything that the content policy refused."""
         self.evaluate("1")
-        found = [
-            e["params"]["exceptionDetails"].get("text", "")
-            + json.dumps(e["params"]["exceptionDetails"].get("exception", {}))
-            for e in self.events
-            if e["method"] == "Runtime.exceptionThrown"
-        ]
-        found += [
-            e["params"]["entry"]["text"]
-            for e in self.events
-            if e["method"] == "Log.entryAdded" and e["params"]["entry"]["level"] == "error"
-        ]
+        found = []
+        for event in self.events:
+            details = event.get("params", {})
+            if event["method"] == "Runtime.exceptionThrown":
+                found.append(json.dumps(details["exceptionDetails"]))
+            elif event["method"] == "Log.entryAdded" and details["entry"]["level"] == "error":
+                found.append(details["entry"]["text"])
         return found
 
     def requested(self) -> list[str]:
         """Every address that the page asked for."""
-        return [e["params"]["request"]["url"] for e in self.events if e["method"] == "Network.requestWillBeSent"]
+        asked = [event for event in self.events if event["method"] == "Network.requestWillBeSent"]
+        return [event["params"]["request"]["url"] for event in asked]
 
     def close(self) -> None:
         self._process.terminate()

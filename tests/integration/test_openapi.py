@@ -1,0 +1,77 @@
+"""The OpenAPI description is true: schemathesis asks the running server what it allows and what it does not."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import pytest
+import schemathesis
+from archive import Archive
+from http_server import client, serving
+from hypothesis import HealthCheck, given, settings
+from hypothesis.errors import Unsatisfiable
+from schemathesis import GenerationMode
+from schemathesis.config import SchemathesisConfig
+
+from api.config import ApiConfig
+from storage import set_aside
+
+SECRET = "a-secret-of-enough-characters"
+METHODS = {"get", "put", "post", "delete", "patch"}
+
+
+@pytest.fixture
+def address(archive: Archive) -> Iterator[str]:
+    """A server with tokens over an archive with something of everything."""
+    archive.worker()
+    archive.score(archive.add(study_uid="1.2.840.1", series_uid="1.2.840.2", sop_uid="1.2.840.3"), 0.9, Nodule=0.7)
+    archive.add(modality="CT", not_eligible="CT is not read by the model")
+    kept = archive.add(content=b"kept")
+    with archive.database.transaction() as connection:
+        set_aside.add(
+            connection, kind="conflict", reason="other bytes", sop_uid="1.2.840.3", object_key=kept.object_key,
+            object_size=4, dataset_offset=0, sha256=b"\0" * 32, source_aet="XRAY1", source_address="127.0.0.1",
+        )  # fmt: skip
+    with serving(archive.database, archive.store, ApiConfig(tokens={"tests": SECRET})) as served:
+        yield served
+
+
+@pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)
+def test_what_is_described_is_what_is_served(address: str, mode: GenerationMode) -> None:
+    # A cursor of the right shape that is not ours is a 400: no pattern can tell.
+    checks = {"positive_data_acceptance": {"expected-statuses": ["2xx", 400, 401, 404, 422]}}
+    config = SchemathesisConfig.from_dict({"checks": checks})
+    schema = schemathesis.openapi.from_url(f"{address}/openapi.json", config=config)
+    headers = {"Authorization": f"Bearer {SECRET}"}
+    for found in schema.exclude(path="/api/worklist/events").get_all_operations():  # that one never ends
+
+        @settings(
+            max_examples=12,
+            deadline=None,
+            derandomize=True,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+        )
+        @given(case=found.ok().as_strategy(generation_mode=mode))
+        def ask(case: schemathesis.Case) -> None:
+            case.call_and_validate(headers=headers, timeout=20)
+
+        with contextlib.suppress(Unsatisfiable):  # nothing about it can be wrong
+            ask()
+
+
+def test_every_refusal_is_described_as_a_problem(address: str) -> None:
+    with client(address) as http:
+        paths = http.get("/openapi.json").json()["paths"]
+    operations = [
+        (path, method, one) for path, both in paths.items() for method, one in both.items() if method in METHODS
+    ]
+    assert len(operations) > 15
+    for path, method, operation in operations:
+        assert operation["description"], path
+        for status, response in operation["responses"].items():
+            if status.startswith("4"):
+                assert list(response["content"]) == ["application/problem+json"], (path, method, status)
+        if "security" in operation:
+            assert "401" in operation["responses"], path
