@@ -144,6 +144,18 @@ def test_the_first_instances_of_one_study_from_eight_associations(
     assert counted == (20, 20, 20)
 
 
+def test_the_same_instances_in_any_order_at_once_do_not_deadlock(writers: list[Indexer], make_received: Make) -> None:
+    chance = random.Random(1)
+    known = make_received(study_uid="1.1", series_uid="1.2")
+    for writer in writers:
+        writer.index([known])
+    for n in range(8):
+        batch = [make_received(study_uid="1.1", series_uid="1.2", sop_uid=f"1.3.{n}.{i}") for i in range(150)]
+        work = [[chance.sample(batch, len(batch))] for _ in writers]
+        outcomes = Counter(indexed.outcome for _, indexed in index_at_once(writers, work))
+        assert outcomes == {"stored": 150, "duplicate": 7 * 150}
+
+
 def test_one_instance_at_once_under_two_studies_leaves_no_empty_study(
     conninfo: str, writers: list[Indexer], make_received: Make
 ) -> None:
