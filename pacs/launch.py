@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -33,6 +34,7 @@ def up(settings: Settings, say: Callable[[str], None]) -> None:
     Raises:
         SanglocError: the folder is in use, a port is taken, the database is away, or a part does not start.
     """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # until the supervisor takes over: leave by the way we came
     with _lock(settings.data), contextlib.ExitStack() as stack:
         (settings.data / READY_FILE).unlink(missing_ok=True)  # of a supervisor that was killed
         dicom = stack.enter_context(listen(settings.dicom.host, settings.dicom.port, "DICOM", flag="--dicom-port"))

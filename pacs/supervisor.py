@@ -121,6 +121,7 @@ class Supervisor:
     hurry: threading.Event = field(default_factory=threading.Event)
     _announced: bool = False
     _written: str = ""
+    _database_after: float = 0.0
 
     def run(self, on_ready: Callable[[], None] = lambda: None) -> None:
         """Start everything, call `on_ready` once when all are ready, watch until `stop`; then drain and return.
@@ -175,11 +176,14 @@ class Supervisor:
             log.warning("part ended, starting it again", part=part.name, status=status, failures=part.failures)
 
     def _mind_the_database(self) -> None:
-        if self.database is None or self.database.running:
+        if self.database is None or self.database.running or time.monotonic() < self._database_after:
             return
         log.warning("database ended, starting it again")
-        with _logged("database does not start"):
+        try:
             self.database.start()
+        except SanglocError as error:
+            log.error("database does not start", error=str(error))
+            self._database_after = time.monotonic() + _BACK_OFF_S[1]
 
     def _last_words(self, part: Part) -> str:
         if self.logs is None:
@@ -269,11 +273,3 @@ def _output(logs: Path | None, name: str) -> Iterator[BinaryIO | None]:
     mode = "ab" if not path.exists() or path.stat().st_size < _LOG_MAX_BYTES else "wb"
     with path.open(mode) as output:
         yield cast("BinaryIO", output)
-
-
-@contextlib.contextmanager
-def _logged(event: str) -> Iterator[None]:
-    try:
-        yield
-    except SanglocError as error:
-        log.error(event, error=str(error))

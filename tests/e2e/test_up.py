@@ -132,6 +132,19 @@ def test_unsafe_settings_are_refused_with_status_2(tmp_path: Path) -> None:
     assert not (tmp_path / "data").exists()
 
 
+def test_a_stop_while_it_starts_leaves_no_database_behind(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    command = [*SANGLOC, "up", "--no-worker", "--data", str(data), "--dicom-port", "0", "--http-port", "0"]
+    pid_file = data / "postgres" / "data" / "postmaster.pid"
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        until(lambda: pid_file.exists() and pid_file.read_text(), 60, "the database starts")
+        database = int(pid_file.read_text().split()[0])
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+    assert not alive(database)
+    assert not (data / "ready.json").exists()
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become another user")
 def test_an_ordinary_user_can_run_it() -> None:
     """The other tests show it for whoever runs them; here root becomes nobody."""
