@@ -21,8 +21,6 @@ class ApiConfig:
 
     tokens: Mapping[str, str] = field(default_factory=dict)
     """Name to secret, or to 'sha256:' and the secret's digest in hex; the name is the actor in the audit log."""
-    site_title: str = "sangloc"
-    """Shown in the title of the page."""
     allowed_hosts: tuple[str, ...] = ()
     """Host names accepted besides the loopback ones while there are no tokens."""
     max_body_bytes: int = 1 << 20

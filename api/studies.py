@@ -122,20 +122,16 @@ def study(here: Here, _: Actor, study_uid: UidPath) -> Study:
     return Study(**head.model_dump(), series=list(below.values()))
 
 
-@router.get("/series/{series_uid}", responses=responses(401, 404, 422, 503))
-def series(here: Here, _: Actor, series_uid: UidPath) -> Series:
-    """One series with its instances."""
+@router.get("/studies/{study_uid}/series/{series_uid}", responses=responses(401, 404, 422, 503))
+def series(here: Here, _: Actor, study_uid: UidPath, series_uid: UidPath) -> Series:
+    """One series with its instances; below its study, because some senders use one series UID in two studies."""
     with here.database.autocommit() as connection:
-        found = connection.execute(
-            "SELECT study_uid FROM studies WHERE study_pk = (SELECT study_fk FROM series WHERE series_uid = %s)",
-            (series_uid,),
-        ).fetchone()
-        if found is None:
-            raise NotFound(f"There is no series {series_uid}.")
-        one = next(each for each in studies.series_of(connection, found[0]) if each.series_uid == series_uid)
-        instances = studies.instances_of(connection, found[0], series_uid)
-    shown = Series.model_validate(one)
-    shown.instances = [Instance.model_validate(each) for each in instances]
+        found = [one for one in studies.series_of(connection, study_uid) if one.series_uid == series_uid]
+        instances = studies.instances_of(connection, study_uid, series_uid)
+    if not found:
+        raise NotFound(f"There is no series {series_uid} in study {study_uid}.")
+    shown = Series.model_validate(found[0])
+    shown.instances = [Instance.model_validate(one) for one in instances]
     return shown
 
 

@@ -22,7 +22,7 @@ def test_study_series_and_instance(archive: Archive, http: httpx.Client) -> None
     assert study["patient_name"].startswith("Nguyễn Văn An")
     assert (study["series_count"], study["instance_count"], study["modalities"]) == (1, 2, ["DX"])
     (series,) = study["series"]
-    assert http.get(f"/api/series/{header.series_uid}").json() == series
+    assert http.get(f"/api/studies/{header.study_uid}/series/{header.series_uid}").json() == series
     assert len(series["instances"]) == 2
     instance = http.get(f"/api/instances/{header.sop_uid}").json()
     assert instance == series["instances"][0]
@@ -47,15 +47,24 @@ def test_lookup(archive: Archive, http: httpx.Client) -> None:
     assert http.get("/api/studies", params={"limit": 1}).json()["more"] is True
 
 
-@pytest.mark.parametrize("path", ["studies/1.2.3", "studies/1.2.3/findings", "series/1.2.3", "instances/1.2.3",
-                                  "instances/1.2.3/file", "instances/1.2.3/rendered"])  # fmt: skip
+@pytest.mark.parametrize(
+    "path",
+    [
+        "studies/1.2.3",
+        "studies/1.2.3/findings",
+        "studies/1.2.3/series/1.2.3",
+        "instances/1.2.3",
+        "instances/1.2.3/file",
+        "instances/1.2.3/rendered",
+    ],
+)
 def test_what_is_not_there(http: httpx.Client, path: str) -> None:
     assert "1.2.3" in str(problem(http.get(f"/api/{path}"), 404)["detail"])
 
 
 @pytest.mark.parametrize("uid", ["1..2", "01.2", "1.2.", "x", "1" * 65, "1.2\n", "%2e%2e", "1.2%00"])
 def test_what_is_no_uid(http: httpx.Client, uid: str) -> None:
-    for kind in ("studies", "series", "instances"):
+    for kind in ("studies", "studies/1.2/series", "instances"):
         problem(http.get(f"/api/{kind}/{uid.replace(chr(10), '%0A')}"), 422)
 
 

@@ -22,7 +22,7 @@ TOKENS = {"dr.an": SECRET, "gateway": "sha256:" + hashlib.sha256(b"another-long-
 
 PROTECTED = [
     "/api/worklist", "/api/worklist/events", "/api/studies", "/api/studies/1.2", "/api/studies/1.2/findings",
-    "/api/series/1.2", "/api/instances/1.2", "/api/instances/1.2/file", "/api/instances/1.2/rendered",
+    "/api/studies/1.2/series/1.2", "/api/instances/1.2", "/api/instances/1.2/file", "/api/instances/1.2/rendered",
     "/api/set-aside", "/api/set-aside/1/file", "/api/conflicts", "/api/jobs/dead", "/api/audit", "/metrics",
 ]  # fmt: skip
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import schemathesis
@@ -75,3 +77,11 @@ def test_every_refusal_is_described_as_a_problem(address: str) -> None:
                 assert list(response["content"]) == ["application/problem+json"], (path, method, status)
         if "security" in operation:
             assert "401" in operation["responses"], path
+
+
+def test_the_documentation_lists_every_resource_and_no_other(address: str) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
+    told = set(re.findall(r"^\| `([A-Z]+ /\S*)` \|", text, re.MULTILINE))
+    with client(address) as http:
+        paths = http.get("/openapi.json").json()["paths"]
+    assert told == {f"{method.upper()} {path}" for path, both in paths.items() for method in both if method in METHODS}
