@@ -47,7 +47,7 @@ def test_every_link_to_a_file_leads_somewhere(path: Path) -> None:
     ids=lambda path: path.name,
 )
 def test_every_variable_that_is_named_is_a_setting(path: Path) -> None:
-    named = set(re.findall(r"\bSANGLOC_[A-Z0-9_]*[A-Z0-9]\b(?!_?\.\.\.)", page(path)))
+    named = set(re.findall(r"\bSANGLOC_[A-Z][A-Z0-9_]*[A-Z0-9]\b(?!_?\.\.\.)", page(path)))
     secrets = {f"{entry.variable}_FILE" for entry in entries() if entry.secret}
     assert named <= VARIABLES | secrets | {"SANGLOC_CONFIG"}, named - VARIABLES
 
