@@ -181,20 +181,18 @@ class EmbeddedPostgres:
         fresh.mkdir(mode=0o700)
         if os.geteuid() == 0:
             os.chown(fresh, _UNPRIVILEGED, _UNPRIVILEGED)
-        self._run(fresh, "initdb", "-U", _USER, "-E", "UTF8", "--locale=C", "--auth=peer", "--sync-method=syncfs")
-        self._run(fresh, "postgres", "--single", "postgres", stdin=f"CREATE DATABASE {_USER}\n".encode())
+        settings = ("-U", _USER, "-E", "UTF8", "--locale=C", "--auth=peer", "--sync-method=syncfs")
+        self._run(fresh, "initdb", "-D", str(fresh), *settings)
+        self._run(fresh, "postgres", "--single", "-D", str(fresh), "postgres", stdin=f"CREATE DATABASE {_USER}\n")
         (fresh / "pg_hba.conf").write_text(f"local all {_USER} peer map={_USER}\n")
         (fresh / "pg_ident.conf").write_text("".join(f"{_USER} {name} {_USER}\n" for name in {_user_name(), "root"}))
         fresh.rename(self._data)
         _fsync(self.directory)
 
-    def _run(self, data: Path, name: str, *arguments: str, stdin: bytes = b"") -> None:
-        binary = str(_binary(name))
-        mode = [part for part in arguments if part == "--single"]  # must come first
-        rest = [part for part in arguments if part != "--single"]
+    def _run(self, data: Path, name: str, *arguments: str, stdin: str = "") -> None:
         done = subprocess.run(  # noqa: S603 - our own binaries and words
-            [*self._as_server_user(data), binary, *mode, "-D", str(data), *rest],
-            input=stdin,
+            [*self._as_server_user(data), str(_binary(name)), *arguments],
+            input=stdin.encode(),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             check=False,

@@ -74,7 +74,8 @@ class Indexer:
         """Index the batch; when this returns it is committed.
 
         Returns: one `Indexed` for each element, in order. Of two elements with the same UID the first one is stored.
-        Raises: `DatabaseUnavailable`; then nothing of the batch is indexed or all of it is, and a repeat is harmless.
+        Raises: `DatabaseUnavailable`; then it is not known whether the batch is indexed (the connection may have broken
+            behind the commit), so the objects must stay. The same batch again gives the outcomes of the first time.
         """
         first, repeats = _split_repeats(batch)
         with self._database.autocommit() as connection:
@@ -142,7 +143,7 @@ def _insert_missing(connection: Connection, batch: list[Received]) -> dict[str, 
         try:
             return _insert(connection, batch, [None] * len(batch)) if batch else {}
         except psycopg.errors.SerializationFailure:
-            known = _digests(connection, batch)
+            known = _known(connection, batch)
             batch = [received for received in batch if received.header.sop_uid not in known]
     raise psycopg.OperationalError("Other writers kept sending the same instances.")
 
@@ -151,21 +152,26 @@ def _in_transaction(connection: Connection) -> bool:
     return connection.info.transaction_status == TransactionStatus.INTRANS
 
 
-def _digests(connection: Connection, batch: Sequence[Received]) -> dict[str, bytes]:
+def _known(connection: Connection, batch: Sequence[Received]) -> dict[str, tuple[bytes, str]]:
+    """Digest and object key of the stored instances among the batch."""
     uids = [received.header.sop_uid for received in batch]
-    found = connection.execute("SELECT sop_uid, sha256 FROM instances WHERE sop_uid = ANY(%s)", (uids,))
-    return dict(found.fetchall())
+    found = connection.execute("SELECT sop_uid, sha256, object_key FROM instances WHERE sop_uid = ANY(%s)", (uids,))
+    return {uid: (sha256, key) for uid, sha256, key in found}
 
 
 def _compare(connection: Connection, batch: Sequence[Received]) -> list[Indexed]:
     """Set received objects against the stored ones of the same UID."""
-    digests = _digests(connection, batch)
-    return [
-        Indexed("duplicate", False)
-        if digests.get(received.header.sop_uid) == received.sha256
-        else Indexed("conflict", set_aside.add_conflict(connection, received))
-        for received in batch
-    ]
+    known = _known(connection, batch)
+    compared = []
+    for received in batch:
+        sha256, key = known.get(received.header.sop_uid, (b"", ""))
+        if key == received.object_key:  # this very object: the batch is tried again after an answer was lost
+            compared.append(Indexed("stored", True))
+        elif sha256 == received.sha256:
+            compared.append(Indexed("duplicate", False))
+        else:
+            compared.append(Indexed("conflict", set_aside.add_conflict(connection, received)))
+    return compared
 
 
 def _arrays(batch: list[Received], places: Sequence[_SeriesPlace | None]) -> list[str | None]:

@@ -56,23 +56,17 @@ def add(
     source_aet: str,
     source_address: str,
 ) -> bool:
-    """Keep an object aside; False if the same bytes are kept already, so that the caller deletes this object."""
-    added = connection.execute(
+    """Keep an object aside; False if the same bytes are kept as another object, so that the caller deletes this one."""
+    values = (kind, reason, _text(sop_uid), object_key, object_size, dataset_offset, sha256, _text(source_aet))
+    connection.execute(
         "INSERT INTO set_aside (kind, reason, sop_uid, object_key, object_size, dataset_offset, sha256, source_aet,"
         " source_address) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT (kind, sop_uid, sha256) DO NOTHING",
-        (
-            kind,
-            reason,
-            _text(sop_uid),
-            object_key,
-            object_size,
-            dataset_offset,
-            sha256,
-            _text(source_aet),
-            source_address,
-        ),
+        (*values, source_address),
     )
-    return added.rowcount == 1
+    kept = connection.execute(
+        "SELECT object_key FROM set_aside WHERE kind = %s AND sop_uid = %s AND sha256 = %s", (kind, values[2], sha256)
+    ).fetchone()
+    return kept == (object_key,)
 
 
 def add_conflict(connection: Connection, received: Received) -> bool:

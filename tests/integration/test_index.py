@@ -135,7 +135,7 @@ def test_a_new_image_of_a_read_study_puts_it_back_on_the_list_but_a_resend_does_
     indexer.index([first])
     with database.transaction() as connection:
         worklist.mark_read(connection, first.header.study_uid, "dr")
-    assert indexer.index([first]) == [DUPLICATE]
+    assert indexer.index([make_received(header=first.header)]) == [DUPLICATE]
     with database.autocommit() as connection:
         assert worklist.item(connection, first.header.study_uid).state == "read"
     over = {"series_uid": first.header.series_uid} if same_series else {}
@@ -168,6 +168,15 @@ def test_same_uid_and_other_bytes_is_set_aside_once_and_the_first_stays(
         assert studies.instance(connection, first.header.sop_uid).sha256 == first.sha256
     assert (kept.object_key, kept.sop_uid, kept.sha256) == (other.object_key, first.header.sop_uid, other.sha256)
     assert rows(database, "SELECT count(*) FROM audit WHERE action = 'instance.conflict'") == [(1,)]
+
+
+def test_the_same_batch_again_gives_the_same_outcomes(database: Database, make_received: Make) -> None:
+    first = make_received()
+    batch = [first, make_received(header=first.header), make_received(header=first.header, content=b"x")]
+    outcomes = Indexer(database).index(batch)
+    assert outcomes == [STORED, DUPLICATE, Indexed("conflict", True)]
+    assert Indexer(database).index(batch) == outcomes
+    assert [count(database, table) for table in ("instances", "jobs", "set_aside")] == [1, 1, 1]
 
 
 def test_a_conflict_under_another_study_makes_no_empty_study(database: Database, make_received: Make) -> None:
@@ -283,11 +292,12 @@ def test_a_study_that_was_deleted_is_made_again(database: Database, make_receive
 
 def test_index_instances_is_undone_with_the_transaction_of_the_caller(database: Database, make_received: Make) -> None:
     first, second = make_received(), make_received()
+    again = make_received(header=first.header)
     with database.transaction() as connection:
-        assert index_instances(connection, [first, first, second]) == ["stored", "duplicate", "stored"]
+        assert index_instances(connection, [first, again, second]) == ["stored", "duplicate", "stored"]
     other = make_received(header=first.header, content=b"x")
     with database.transaction() as connection:
-        assert index_instances(connection, [other, make_received(), second]) == ["conflict", "stored", "duplicate"]
+        assert index_instances(connection, [other, make_received(), again]) == ["conflict", "stored", "duplicate"]
         raise psycopg.Rollback
     assert [count(database, table) for table in ("studies", "instances", "set_aside")] == [2, 2, 0]
 

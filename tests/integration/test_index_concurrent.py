@@ -150,8 +150,8 @@ def test_the_same_instances_in_any_order_at_once_do_not_deadlock(writers: list[I
     for writer in writers:
         writer.index([known])
     for n in range(8):
-        batch = [make_received(study_uid="1.1", series_uid="1.2", sop_uid=f"1.3.{n}.{i}") for i in range(150)]
-        work = [[chance.sample(batch, len(batch))] for _ in writers]
+        over = [{"study_uid": "1.1", "series_uid": "1.2", "sop_uid": f"1.3.{n}.{i}"} for i in range(150)]
+        work = [[[make_received(**each) for each in chance.sample(over, len(over))]] for _ in writers]
         outcomes = Counter(indexed.outcome for _, indexed in index_at_once(writers, work))
         assert outcomes == {"stored": 150, "duplicate": 7 * 150}
 

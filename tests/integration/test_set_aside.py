@@ -34,7 +34,7 @@ def test_the_same_bytes_are_kept_once(database: Database) -> None:
 def test_any_uid_from_the_wire_can_be_noted(database: Database, sop_uid: str) -> None:
     with database.transaction() as connection:
         assert add(connection, sop_uid=sop_uid, source_aet="\0\udcff") is True
-        assert add(connection, sop_uid=sop_uid) is False
+        assert add(connection, sop_uid=sop_uid, object_key="ab/cd/y.dcm") is False
         (kept,) = set_aside.page(connection)
         assert set_aside.get(connection, kept.set_aside_pk) == kept
 
@@ -55,7 +55,7 @@ def test_what_a_person_dealt_with_leaves_the_list_and_stays_known(database: Data
         set_aside.resolve(connection, kept.set_aside_pk, "admin")
         assert set_aside.page(connection) == []
         (resolved,) = set_aside.page(connection, resolved=True)
-        assert add(connection) is False
+        assert add(connection, object_key="ab/cd/y.dcm") is False
         (entry,) = audit.page(connection)
     assert resolved.resolved_at is not None
     assert (entry.actor, entry.action, entry.detail["sop_uid"]) == ("admin", "set_aside.resolved", "1.2.3")
