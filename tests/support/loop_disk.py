@@ -6,6 +6,7 @@ import fcntl
 import os
 import struct
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -45,7 +46,10 @@ class LoopDisk:
 
     def power_on(self) -> None:
         """Mount what the disk holds, as after a boot: the journal is replayed. All users must have ended."""
-        subprocess.run(["umount", str(self.mount)], check=True)
+        deadline = time.monotonic() + 15
+        while subprocess.run(["umount", str(self.mount)], check=False, capture_output=True).returncode != 0:
+            assert time.monotonic() < deadline, "the disk is still in use"
+            time.sleep(0.05)  # a process that was killed a moment ago still lets go of its files
         self.mounted = self._mount()
         assert self.mounted
 
