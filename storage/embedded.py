@@ -217,6 +217,8 @@ class EmbeddedPostgres:
     def _launch(self) -> None:
         sockets = self._socket_directory
         _private_folder(sockets, self._data.stat().st_uid)
+        for lock in sockets.glob(".s.PGSQL.*.lock"):  # as stale as postmaster.pid, and after a power cut perhaps empty
+            lock.unlink()
         path = self.directory / "postgres.log"
         mode = "ab" if path.exists() and path.stat().st_size < _LOG_MAX_BYTES else "wb"
         settings = {**_SETTINGS, "unix_socket_directories": str(sockets)}

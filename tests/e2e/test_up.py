@@ -136,8 +136,11 @@ def test_a_stop_while_it_starts_leaves_no_database_behind(tmp_path: Path) -> Non
     data = tmp_path / "data"
     command = [*SANGLOC, "up", "--no-worker", "--data", str(data), "--dicom-port", "0", "--http-port", "0"]
     pid_file = data / "postgres" / "data" / "postmaster.pid"
+    data.mkdir()
+    (data / "ready.json").write_text("{}")  # of a supervisor that was killed
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         until(lambda: pid_file.exists() and pid_file.read_text(), 60, "the database starts")
+        assert not (data / "ready.json").exists()
         database = int(pid_file.read_text().split()[0])
         process.send_signal(signal.SIGTERM)
         process.wait(60)

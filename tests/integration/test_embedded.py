@@ -111,12 +111,15 @@ def test_it_takes_over_from_a_parent_that_was_killed(server: EmbeddedPostgres) -
     assert not is_alive(orphan)
 
 
-def test_a_recycled_pid_in_the_lock_file_is_no_hindrance(server: EmbeddedPostgres) -> None:
+@pytest.mark.parametrize("pid", [str(os.getpid()), None], ids=["recycled", "empty"])
+def test_lock_files_left_by_a_power_cut_are_no_hindrance(server: EmbeddedPostgres, pid: str | None) -> None:
     server.start()
-    lock = server.directory / "data" / "postmaster.pid"
-    content = lock.read_text()
+    locks = [server.directory / "data" / "postmaster.pid", server.directory / "run" / ".s.PGSQL.5432.lock"]
+    contents = [lock.read_text().splitlines()[1:] for lock in locks]
     server.stop()
-    lock.write_text("\n".join([str(os.getpid()), *content.splitlines()[1:]]))
+    for lock, lines in zip(locks, contents, strict=True):
+        lock.write_text("\n".join([pid, *lines]) if pid else "")
+        shutil.chown(lock, (server.directory / "data").stat().st_uid)
     assert one(server.start(), "SELECT 1") == 1
 
 
