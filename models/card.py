@@ -49,6 +49,9 @@ _LIMITS = """\
   without one 35 abnormal. The better label ("best") is the radiologist's where one exists.
 - Probabilities are calibrated on NIH validation films, of which more than half are abnormal. At a site with fewer
   abnormal films the true frequencies are lower than the probabilities say.
+- Thresholds do not travel. They were chosen on NIH films; compare the specificity on films from elsewhere (`tb_pakistan`,
+  split `external`) with that on `nih`: there nearly every film, normal or not, is flagged, because other places looked
+  abnormal in training. Choose thresholds on films of the site before relying on the order of a list.
 - Rare findings (few positive validation films) have thresholds chosen by specificity alone; read them as hints.
 - Small pneumothoraces, nodules and fractures are not seen reliably at this input size. No lateral films, no children.
 - No film from Viet Nam, few film makers, images of at most 1024 px squeezed to squares by their publishers.
