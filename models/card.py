@@ -49,9 +49,9 @@ _LIMITS = """\
   without one 35 abnormal. The better label ("best") is the radiologist's where one exists.
 - Probabilities are calibrated on NIH validation films, of which more than half are abnormal. At a site with fewer
   abnormal films the true frequencies are lower than the probabilities say.
-- Thresholds do not travel. They were chosen on NIH films; compare the specificity on films from elsewhere (`tb_pakistan`,
-  split `external`) with that on `nih`: there nearly every film, normal or not, is flagged, because other places looked
-  abnormal in training. Choose thresholds on films of the site before relying on the order of a list.
+- Thresholds do not travel. They were chosen on NIH films; compare the specificity on films from elsewhere
+  (`tb_pakistan`, split `external`) with that on `nih`: films from other places looked abnormal in training, whatever
+  they showed. Choose thresholds on films of the site before relying on the order of a list.
 - Rare findings (few positive validation films) have thresholds chosen by specificity alone; read them as hints.
 - Small pneumothoraces, nodules and fractures are not seen reliably at this input size. No lateral films, no children.
 - No film from Viet Nam, few film makers, images of at most 1024 px squeezed to squares by their publishers.
@@ -124,12 +124,21 @@ def _figures(report: Report, command: str) -> str:
         f"Operating point `{report.operating_point}`, Abnormal at {report.threshold:.3f}; 95 % intervals from"
         f" {report.resamples:,} bootstrap resamples of patients or groups. Reproduce with `{command}`."
     )
+    if any(figure.source == "films of reference" for figure in report.figures):
+        intro += (
+            " `films of reference` are those that the model behind `--reference` has scored too (for `chexnet_preds.csv`:"
+            " a public CheXNet reproduction trained on about 78,000 NIH films); `difference` is ours less the reference."
+        )
     parts = [intro]
     for split in report.splits:
         figures = [figure for figure in report.figures if figure.split == split]
         first = [figure for figure in figures if figure.finding == ABNORMAL]
         parts += [_table(f"### Split {split}: {ABNORMAL}", first)]
-        parts += [_table(f"### Split {split}: findings", [figure for figure in figures if figure not in first])]
+        others = [figure for figure in figures if figure not in first]
+        parts += [_table(f"### Split {split}: findings", others)]
+        chance = sorted({f.finding for f in others if f.measure == "AUROC" and f.low <= 0.5})
+        if chance:
+            parts += [f"**Not shown to be better than chance** (the interval holds 0.5): {', '.join(chance)}."]
     return "\n\n".join(parts)
 
 

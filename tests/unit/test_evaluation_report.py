@@ -115,6 +115,8 @@ def test_a_card_holds_every_figure_and_no_other_models(bundle: Path, manifest: P
     for figure in report.figures:
         assert f"{figure.value:.3f} ({figure.low:.3f} to {figure.high:.3f})" in card
     assert "Not a medical device" in card
+    low = next(figure.low for figure in report.figures if figure.finding == "Infiltration")
+    assert ("better than chance** (the interval holds 0.5): Infiltration" in card) == (low <= 0.5)
     assert report.weights_sha256 in card
     assert json.loads((bundle / "docs" / "evaluation.json").read_text())["figures"]
     stranger = write_foreign_bundle(bundle.parent / "stranger", ["Abnormal", "Mass", "Nodule"])
