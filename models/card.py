@@ -127,7 +127,7 @@ def _figures(report: Report, command: str) -> str:
     if any(figure.source == "films of reference" for figure in report.figures):
         intro += (
             " `films of reference` are those that the model behind `--reference` has scored too (`chexnet_preds.csv` is"
-            " of a public CheXNet reproduction, trained on about 78,000 NIH films); `difference` is ours less its AUROC."
+            " of a public CheXNet reproduction from about 78,000 NIH films); `difference` is ours less its AUROC."
         )
     parts = [intro]
     for split in report.splits:
