@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, computed_field
 
 from api.context import Actor, Here, UidPath
 from api.problems import responses
@@ -24,6 +24,16 @@ class Finding(BaseModel):
     threshold: float
 
 
+class Judged(Finding):
+    """A finding as it is stored, whether the worklist names it or not."""
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def above(self) -> bool:
+        """At or above the threshold."""
+        return self.probability >= self.threshold
+
+
 class Score(BaseModel):
     """One run of one model over one instance."""
 
@@ -40,7 +50,7 @@ class Score(BaseModel):
     decode_ms: float
     inference_ms: float
     scored_at: dt.datetime
-    findings: list[Finding]
+    findings: list[Judged]
 
 
 class Scores(BaseModel):

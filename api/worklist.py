@@ -35,7 +35,7 @@ class Item(BaseModel):
     probability: float | None = Field(
         description="calibrated, of the image that shows most; null before a model read it"
     )
-    findings: list[Finding] = Field(description="those above their threshold, highest first")
+    findings: list[Finding] = Field(description="those at or above their threshold, strongest first, five at most")
     status: Status
     reason: str = Field(description="why it is due then, or why no model has read it; for a person")
     model: str = Field(description="name and version of the model behind `probability`")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple, cast
 
@@ -11,10 +12,15 @@ import numpy.typing as npt
 from inference import triage
 from inference.engine import Engine
 from models.bundle import Bundle
+from storage.errors import InvalidBundle
 from storage.findings import Finding, Score
 from storage.jobs import Job
 
-__all__ = ["Model", "Result", "score"]
+__all__ = ["Model", "Result", "check_operating_points", "listed", "score"]
+
+_STRICT = "specific"  # findings are named beside a flag from this operating point on: few false ones on each film
+_LISTED = 5
+_EDGE = 1e-6  # odds stay finite
 
 
 class Model(NamedTuple):
@@ -45,11 +51,10 @@ def score(
 ) -> Score:
     """The score of one image from its logits [outputs]."""
     bundle = model.bundle
-    probabilities = bundle.probabilities(logits[np.newaxis])[0]
-    abnormal, *named = (
-        Finding(name, float(probability), threshold)
-        for name, probability, threshold in zip(bundle.findings, probabilities, bundle.thresholds, strict=True)
-    )
+    probabilities = map(float, bundle.probabilities(logits[np.newaxis])[0])
+    flag_at = bundle.operating_points[policy.operating_point_of(job.site)][0]
+    strict = bundle.operating_points.get(_STRICT, bundle.thresholds)[1:]
+    abnormal, *named = map(Finding, bundle.findings, probabilities, (flag_at, *strict))
     due = triage.due_at(
         policy,
         cast("triage.Priority", job.priority),
@@ -60,6 +65,7 @@ def score(
     )
     due = min(due, job.latest_due_at)  # the settings may have changed since the study came
     band = triage.risk(policy, abnormal.probability, abnormal.threshold)
+    shown = listed(named)
     return Score(
         instance_pk=job.instance_pk,
         study_pk=job.study_pk,
@@ -72,8 +78,36 @@ def score(
         threshold=abnormal.threshold,
         flagged=bool(band),
         findings=tuple(named),
+        listed=shown,
         decode_ms=decode_ms,
         inference_ms=inference_ms,
         due_at=due,
-        reason=triage.reason(due.astimezone(), band, abnormal.probability, named),
+        reason=triage.reason(due.astimezone(), band, abnormal.probability, shown),
     )
+
+
+def listed(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """The findings that the worklist names: those at or above their threshold, five at most, strongest first.
+
+    Strongest is the greatest ratio of the odds of the probability to those of the threshold: by probability alone the
+    common findings would always stand first, and the plain ratio cannot pass 1 / threshold, which holds them back.
+    """
+    reached = [finding for finding in findings if finding.probability >= finding.threshold]
+    return tuple(sorted(reached, key=lambda one: _odds(one.threshold) / _odds(one.probability))[:_LISTED])
+
+
+def check_operating_points(policy: triage.TriagePolicy, bundle: Bundle) -> None:
+    """Raise `InvalidBundle`, naming the setting, where the bundle lacks an operating point of the policy."""
+    asked = {"triage.operating_point": policy.operating_point}
+    asked |= {f"operating_point of site {site}": point for site, point in policy.site_operating_points.items()}
+    for setting, point in asked.items():
+        if point not in bundle.operating_points:
+            raise InvalidBundle(
+                f"the {setting} is {point}, which {bundle.name} does not have: it has "
+                f"{', '.join(sorted(bundle.operating_points))}"
+            )
+
+
+def _odds(probability: float) -> float:
+    inside = min(max(probability, _EDGE), 1 - _EDGE)
+    return inside / (1 - inside)

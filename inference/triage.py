@@ -61,6 +61,8 @@ class TriagePolicy:
 
     waits: Waits = Waits()
     sites: Mapping[str, Waits] = field(default_factory=dict)  # by name of the site, where it has waits of its own
+    operating_point: str = "balanced"  # of the bundle: its threshold of 'Abnormal' makes the flag
+    site_operating_points: Mapping[str, str] = field(default_factory=dict)  # by name of the site, where it has its own
     high_risk_probability: float = 0.85  # calibrated; a flag at or above it is high risk
     high_risk_minutes: float = 30.0
     flagged_minutes: float = 120.0
@@ -72,6 +74,10 @@ class TriagePolicy:
     def waits_of(self, site: str) -> Waits:
         """The maximum waits of a site; an unknown site ('') has the general ones."""
         return self.sites.get(site, self.waits)
+
+    def operating_point_of(self, site: str) -> str:
+        """Name of the operating point that decides what is flagged at a site; an unknown site has the general one."""
+        return self.site_operating_points.get(site, self.operating_point)
 
 
 class Arrival(NamedTuple):
@@ -130,18 +136,19 @@ def due_at(
 
 
 def reason(due: dt.datetime, band: Risk, probability: float, findings: Sequence[tuple[str, float, float]]) -> str:
-    """One sentence for a person, such as 'due 10:40: likely Pneumothorax, 0.93'; '' for a study without a flag.
+    """One sentence for a person, such as 'due 10:40: likely Effusion, 0.71 (abnormal 0.93)'; '' without a flag.
 
     Args:
         due: when the study is due; the sentence says it in the time zone of this value.
         band: the line of the table.
         probability: that the film is abnormal, which is what flags it.
-        findings: name, probability and threshold of each; one is named as likely only when it is more likely than not.
+        findings: name, probability and threshold of those that are listed; the first is named, as likely only when
+            it is more likely than not.
     """
     if not band:
         return ""
-    named = max((f for f in findings if f[1] >= f[2]), key=lambda finding: finding[1], default=None)
-    if named and named[1] >= 0.5:
-        return f"due {due:%H:%M}: likely {named[0]}, {named[1]:.2f}"
-    perhaps = f"; perhaps {named[0]}, {named[1]:.2f}" if named else ""
-    return f"due {due:%H:%M}: {'likely' if band == 'high' else 'possibly'} abnormal, {probability:.2f}{perhaps}"
+    if not findings:
+        return f"due {due:%H:%M}: abnormal, {probability:.2f}"
+    name, value, _ = findings[0]
+    words = f"{'likely' if value >= 0.5 else 'perhaps'} {name.replace('_', ' ')}, {value:.2f}"
+    return f"due {due:%H:%M}: {words} (abnormal {probability:.2f})"

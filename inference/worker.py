@@ -27,7 +27,7 @@ from inference import triage
 from inference.engine import Device, load_engine
 from inference.pulse import Pulse
 from inference.reading import Read, read_job
-from inference.scoring import Model, Result, score
+from inference.scoring import Model, Result, check_operating_points, score
 from inference.wakeup import Wakeup
 from models.bundle import Bundle, load_bundle
 from storage import findings, jobs, worklist
@@ -119,6 +119,7 @@ class Worker:
     def _load(self) -> None:
         try:
             bundle = load_bundle(self._bundle_path)
+            check_operating_points(self._policy, bundle)
             engine = load_engine(bundle, self._config.device, self._config.cache_dir)
         except Exception as error:  # a broken model must not end the worker: the list says why it is in arrival order
             reason = str(error) if isinstance(error, InvalidBundle) else f"{type(error).__name__}: {error}"

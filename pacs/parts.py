@@ -97,7 +97,7 @@ def object_store(settings: Settings) -> ObjectStore:
 
 
 def triage_policy(settings: Settings) -> TriagePolicy:
-    """The due-time table, with the waits of each site; raises `SettingsError` where numbers contradict."""
+    """The due-time table, with what each site has of its own; raises `SettingsError` where numbers contradict."""
     general = settings.triage
     try:
         return TriagePolicy(
@@ -113,6 +113,10 @@ def triage_policy(settings: Settings) -> TriagePolicy:
                     routine_minutes=site.routine_minutes or general.routine_minutes,
                 )
                 for site in settings.sites
+            },
+            operating_point=general.operating_point,
+            site_operating_points={
+                site.name: site.operating_point for site in settings.sites if site.operating_point is not None
             },
             high_risk_probability=general.high_risk_probability,
             high_risk_minutes=general.high_risk_minutes,

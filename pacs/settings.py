@@ -41,6 +41,7 @@ Network = Annotated[str, AfterValidator(lambda text: str(ipaddress.ip_network(te
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Minutes = Annotated[float, Field(gt=0, le=525_600)]
 Count = Annotated[int, Field(ge=1)]
+OperatingPoint = Literal["sensitive", "balanced", "specific"]
 
 
 class Section(BaseModel):
@@ -149,8 +150,11 @@ class Worker(Section):
 
 
 class Triage(Section):
-    """The numbers of the table in `inference.triage`."""
+    """The numbers of the table in `inference.triage`, and what is flagged."""
 
+    operating_point: OperatingPoint = Field(
+        default="balanced", description="what is flagged, by the model's thresholds: sensitive, balanced or specific"
+    )
     stat_minutes: Minutes = Field(default=_WAITS.stat_minutes, description="maximum wait of a STAT study, minutes")
     urgent_minutes: Minutes = Field(
         default=_WAITS.urgent_minutes, description="maximum wait of an urgent study, minutes"
@@ -166,10 +170,11 @@ class Triage(Section):
 
 
 class Site(Section):
-    """A hospital or department, known by the AE titles that send for it, with waits of its own."""
+    """A hospital or department, known by the AE titles that send for it, with waits and a threshold of its own."""
 
     name: str = Field(description="the site's name, shown in the worklist", min_length=1)
     ae_titles: tuple[str, ...] = Field(description="calling AE titles that belong to the site", min_length=1)
+    operating_point: OperatingPoint | None = Field(default=None, description="what is flagged here")
     stat_minutes: Minutes | None = Field(default=None, description="maximum wait of a STAT study here, minutes")
     urgent_minutes: Minutes | None = Field(default=None, description="maximum wait of an urgent study here, minutes")
     routine_minutes: Minutes | None = Field(default=None, description="maximum wait of a routine study here, minutes")
@@ -194,7 +199,7 @@ class Settings(Section):
     http: Http = Http()
     worker: Worker = Worker()
     triage: Triage = Triage()
-    sites: tuple[Site, ...] = Field(default=(), description="sites with their AE titles and waits")
+    sites: tuple[Site, ...] = Field(default=(), description="sites with their AE titles, waits and operating points")
     log: Log = Log()
 
 

@@ -40,7 +40,8 @@ class Score:
     probability: float  # calibrated, abnormal
     threshold: float
     flagged: bool
-    findings: tuple[Finding, ...]
+    findings: tuple[Finding, ...]  # all of them
+    listed: tuple[Finding, ...]  # those that the worklist shows, in its order
     decode_ms: float
     inference_ms: float
     due_at: dt.datetime
@@ -98,7 +99,7 @@ WITH given AS MATERIALIZED (
     SELECT DISTINCT ON (study_pk) *, min(due_at) OVER (PARTITION BY study_pk) AS due,
         bool_or(flagged) OVER (PARTITION BY study_pk) AS any_flagged
     FROM json_to_recordset(%s) AS r (instance_pk bigint, study_pk bigint, model_name text, model_version text,
-        weights_sha256 text, probability real, threshold real, flagged boolean, shown jsonb, due_at timestamptz,
+        weights_sha256 text, probability real, threshold real, flagged boolean, listed jsonb, due_at timestamptz,
         reason text)
     WHERE instance_pk = ANY(%s)
     ORDER BY study_pk, flagged DESC, probability DESC
@@ -122,7 +123,7 @@ updated AS (
         flagged = w.flagged OR h.any_flagged,
         probability = CASE WHEN h.shows THEN h.probability ELSE w.probability END,
         model = CASE WHEN h.shows THEN h.model ELSE w.model END,
-        findings = CASE WHEN h.shows THEN h.shown ELSE w.findings END,
+        findings = CASE WHEN h.shows THEN h.listed ELSE w.findings END,
         score_fk = CASE WHEN h.shows THEN h.score_pk ELSE w.score_fk END,
         reason = CASE WHEN h.shows THEN h.reason ELSE w.reason END,
         scored_at = coalesce(w.scored_at, clock_timestamp()),
@@ -157,7 +158,7 @@ def record_scores(connection: Connection, scores: Sequence[Score]) -> None:
         row = asdict(score)
         findings = sorted(score.findings, key=lambda finding: -finding.probability)
         row["findings"] = [finding._asdict() for finding in findings]
-        row["shown"] = [finding._asdict() for finding in findings if finding.probability >= finding.threshold]
+        row["listed"] = [finding._asdict() for finding in score.listed]
         rows.append(row)
     payload = orjson.dumps(rows).decode()
     present = [pk for (pk,) in connection.execute(_RECORD, (payload,))]

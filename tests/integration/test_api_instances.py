@@ -138,11 +138,15 @@ def test_every_number_has_its_source(archive: Archive, http: httpx.Client) -> No
     received = archive.add()
     path = f"/api/studies/{received.header.study_uid}/findings"
     assert http.get(path).json() == {"items": []}
-    archive.score(received, 0.75, Effusion=0.6)
+    archive.score(received, 0.75, Effusion=0.6, Hernia=0.1)
     (score,) = http.get(path).json()["items"]
     assert (score["model_name"], score["model_version"], score["weights_sha256"]) == ("chest_xray", "0.1.0", WEIGHTS)
     assert (score["engine"], score["threshold"], score["flagged"]) == ("openvino", 0.5, True)
     assert (score["decode_ms"], score["inference_ms"]) == (41.5, 15.25)
     assert score["sop_uid"] == received.header.sop_uid
-    assert [one["name"] for one in score["findings"]] == ["Abnormal", "Effusion"]
+    assert [(one["name"], one["above"]) for one in score["findings"]] == [
+        ("Abnormal", True),
+        ("Effusion", True),
+        ("Hernia", False),
+    ]
     assert score["findings"][1]["probability"] == pytest.approx(0.6, abs=1e-6)

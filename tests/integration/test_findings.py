@@ -43,6 +43,7 @@ def score(job: jobs.Job, probability: float, **over: Any) -> Score:
         "threshold": 0.5,
         "flagged": probability >= 0.5,
         "findings": (Finding("Nodule", 0.2, 0.5), Finding("Effusion", probability, 0.5), Finding("Mass", 0.6, 0.6)),
+        "listed": (Finding("Mass", 0.6, 0.6), Finding("Effusion", probability, 0.5)),
         "decode_ms": 12.5,
         "inference_ms": 30.0,
         "due_at": job.latest_due_at - HOUR if probability >= 0.5 else job.latest_due_at,
@@ -75,8 +76,8 @@ def test_a_score_shows_on_the_list_with_its_source(database: Database, claimed: 
     )
     assert item.due_at == job.latest_due_at - HOUR
     assert item.findings == [
-        {"name": "Effusion", "probability": 0.9, "threshold": 0.5},
         {"name": "Mass", "probability": 0.6, "threshold": 0.6},
+        {"name": "Effusion", "probability": 0.9, "threshold": 0.5},
     ]
     assert item.scored_at is not None
     with database.autocommit() as connection:

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,7 @@ class Queue:
     store: ObjectStore
     cache: Path
     make_received: Callable[..., Any]
+    policy: TriagePolicy = field(default_factory=TriagePolicy)
 
     def put(self, part10: bytes = FILM, **over: Any) -> Any:
         """Store an object and index it as ingest does; returns what was indexed."""
@@ -99,7 +100,7 @@ class Queue:
     def working(self, bundle: Path, **over: Any) -> Iterator[Worker]:
         """A worker in a thread; on leaving it is asked to stop and must do so without an error."""
         given = {"cache_dir": self.cache, "device": "openvino", "backoff_s": 0.05, "reload_s": 0.1, **over}
-        worker = Worker(self.database, self.store, bundle, TriagePolicy(), WorkerConfig(**given))
+        worker = Worker(self.database, self.store, bundle, self.policy, WorkerConfig(**given))
         stop, ready = threading.Event(), threading.Event()
         with ThreadPoolExecutor(1) as pool:
             running = pool.submit(worker.run, stop, ready.set)
@@ -236,6 +237,12 @@ def test_with_a_broken_model_jobs_wait_and_the_list_says_why_until_it_is_mended(
         weights.write_bytes(good)
         assert queue.settled(study).flagged
         assert until(lambda: queue.mode().mode == "triage")
+
+
+def test_an_operating_point_that_the_model_lacks_is_said_on_the_list(queue: Queue, flags_all: Path) -> None:
+    queue.policy = TriagePolicy(site_operating_points={"Huyện A": "sensitive"})
+    with queue.working(flags_all):
+        assert until(lambda: "operating_point of site Huyện A is sensitive" in queue.mode().banner)
 
 
 def test_jobs_of_a_worker_that_died_are_taken_over(queue: Queue, flags_all: Path) -> None:

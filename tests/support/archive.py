@@ -142,6 +142,10 @@ class Archive:
             due = received.latest_due_at
             if due_min is not None:
                 due = min(due, received.received_at + dt.timedelta(minutes=due_min))
+            found = (
+                findings.Finding("Abnormal", probability, 0.5),
+                *(findings.Finding(name, value, 0.4) for name, value in named.items()),
+            )
             score = findings.Score(
                 instance_pk=row[0],
                 study_pk=row[1],
@@ -153,10 +157,8 @@ class Archive:
                 probability=probability,
                 threshold=0.5,
                 flagged=flagged,
-                findings=(
-                    findings.Finding("Abnormal", probability, 0.5),
-                    *(findings.Finding(name, value, 0.4) for name, value in named.items()),
-                ),
+                findings=found,
+                listed=tuple(finding for finding in found if finding.probability >= finding.threshold),
                 decode_ms=41.5,
                 inference_ms=15.25,
                 due_at=due,

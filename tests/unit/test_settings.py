@@ -40,6 +40,7 @@ def toml(tmp_path: Path) -> Path:
         name = "Huyện A"
         ae_titles = ["XR1", "XR2"]
         routine_minutes = 240
+        operating_point = "sensitive"
         """
     )
     return path
@@ -95,6 +96,7 @@ def test_a_wrong_variable_is_named_with_what_to_do(env: dict[str, str], words: s
         ("[dicom\n", "sangloc.toml"),
         ("[[sites]]\nname = 'x'", "ae_titles"),
         ("[[sites]]\nname = 'x'\nae_titles = ['A']\nwait = 3", "wait"),
+        ("[[sites]]\nname = 'x'\nae_titles = ['A']\noperating_point = 'bold'", "sensitive"),
     ],
 )
 def test_a_wrong_file_is_named_with_what_to_do(tmp_path: Path, text: str, words: str) -> None:
@@ -225,7 +227,9 @@ def test_peers_and_sites_reach_the_policies(toml: Path) -> None:
     assert not policy.knows_calling("XR1", "10.2.2.3")
     assert parts.site_of(settings)("XR2", "10.1.2.3") == "Huyện A"
     assert parts.site_of(settings)("XR3", "10.1.2.3") == ""
-    waits = parts.triage_policy(settings).waits_of("Huyện A")
+    triage = parts.triage_policy(settings)
+    assert (triage.operating_point_of("Huyện A"), triage.operating_point_of("")) == ("sensitive", "balanced")
+    waits = triage.waits_of("Huyện A")
     assert (waits.stat_minutes, waits.routine_minutes) == (15, 240)
 
 

@@ -111,10 +111,9 @@ def test_a_threshold_above_the_high_risk_probability_rules() -> None:
 @pytest.mark.parametrize(
     ("band", "findings", "sentence"),
     [
-        ("high", [("Effusion", 0.6, 0.5), ("Pneumothorax", 0.931, 0.2)], "due 10:40: likely Pneumothorax, 0.93"),
-        ("high", [("Pneumothorax", 0.31, 0.2)], "due 10:40: likely abnormal, 0.88; perhaps Pneumothorax, 0.31"),
-        ("flagged", [("Pneumothorax", 0.31, 0.4)], "due 10:40: possibly abnormal, 0.88"),
-        ("flagged", [], "due 10:40: possibly abnormal, 0.88"),
+        ("high", [("Mass", 0.5, 0.1), ("Effusion", 0.9, 0.5)], "due 10:40: likely Mass, 0.50 (abnormal 0.88)"),
+        ("flagged", [("Lung_Mass", 0.31, 0.2)], "due 10:40: perhaps Lung Mass, 0.31 (abnormal 0.88)"),
+        ("flagged", [], "due 10:40: abnormal, 0.88"),
         ("", [("Pneumothorax", 0.9, 0.2)], ""),
     ],
 )
