@@ -13,7 +13,7 @@ from rich.text import Text
 
 __all__ = ["Watched", "summary", "table"]
 
-_FINDINGS = 2  # as many fit on a line
+_FINDINGS = 3  # as many fit on a line
 
 
 class Watched(Protocol):

@@ -2,7 +2,7 @@
 
 import { badge, dotted, element, patientName, person, study } from "./list.js";
 import { getJson, request } from "./net.js";
-import { clock, findingName, percent, t } from "./strings.js";
+import { clock, findingName, percent, reason, t } from "./strings.js";
 
 const PICTURE_SIZE = 1024;
 
@@ -134,7 +134,7 @@ export class Detail {
 
   scores(item, scores) {
     const section = element("section", { className: "scores" }, element("h3", { textContent: t("findings") }));
-    if (!scores.length) section.append(element("p", { textContent: t("noScores", item.reason || t(item.status)) }));
+    if (!scores.length) section.append(element("p", { textContent: t("noScores", reason(item.reason).textContent || t(item.status)) }));
     for (const score of scores) {
       const body = element("tbody");
       for (const one of score.findings) {

@@ -1,6 +1,6 @@
 // The rows of the worklist. A row is rebuilt only when what it shows has changed, so that focus and scrolling stay.
 
-import { clock, day, findingName, percent, span, t } from "./strings.js";
+import { clock, day, findingName, percent, reason, span, t } from "./strings.js";
 
 export function element(tag, options = {}, ...children) {
   const { dataset, ...rest } = options;
@@ -19,7 +19,7 @@ function suspected(item) {
 function why(item) {
   if (item.status === "scored") return document.createTextNode(item.flagged ? suspected(item) || t("flagged") : t("maxWait"));
   if (item.status === "waiting") return document.createTextNode(t("waitingWhy"));
-  return element("span", { lang: "en", textContent: item.reason });
+  return element("span", reason(item.reason));
 }
 
 export function badge(item) {

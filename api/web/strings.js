@@ -1,5 +1,7 @@
 // Every text of the page, in both languages, in one table. {0}, {1} are filled in by t().
 
+import { reasonInVietnamese } from "./reasons.js";
+
 const TEXTS = {
   //                English                                            Tiếng Việt
   skip:            ["Skip to the list",                                "Đến thẳng danh sách"],
@@ -105,7 +107,7 @@ const FINDINGS_VI = {
   edema: "phù phổi", effusion: "tràn dịch màng phổi", emphysema: "khí phế thũng", fibrosis: "xơ phổi",
   fracture: "gãy xương", hernia: "thoát vị hoành", infiltration: "thâm nhiễm", "lung opacity": "đám mờ phổi",
   mass: "khối mờ", nodule: "nốt mờ", "pleural effusion": "tràn dịch màng phổi", "pleural thickening": "dày màng phổi",
-  pneumonia: "viêm phổi", pneumothorax: "tràn khí màng phổi", tuberculosis: "lao phổi",
+  pneumonia: "viêm phổi", pneumothorax: "tràn khí màng phổi", tuberculosis: "lao phổi", "covid-19": "COVID-19",
 };
 
 const KEY = "sangloc.language";
@@ -135,8 +137,13 @@ export function t(name, ...values) {
 
 export function findingName(name) {
   const plain = name.replaceAll("_", " ").toLowerCase();
-  const own = index === 1 ? (FINDINGS_VI[plain] ?? plain) : plain;
-  return own;
+  return ((index === 1 && FINDINGS_VI[plain]) || plain).replace("covid", "COVID");
+}
+
+// Why no model read a study; with the language it is in.
+export function reason(text) {
+  const own = index === 1 ? reasonInVietnamese(text) : null;
+  return { lang: own === null ? "en" : "vi", textContent: own ?? text };
 }
 
 export function translatePage() {

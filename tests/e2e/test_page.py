@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,9 +17,11 @@ from browser import Browser
 from http_server import serving
 
 from api.config import ApiConfig
+from inference.eligibility import screen
 from models.phantom import chest
 from storage import worklist
 from storage.database import Database
+from storage.studies import InstanceHeader
 
 ROWS = "[...document.querySelectorAll('#rows tr')]"
 NAMES = f"{ROWS}.map((row) => row.querySelector('.patient strong').textContent)"
@@ -55,7 +58,11 @@ def archive(database: Database, store: Any) -> Archive:
     )
     made.score(flagged, 0.93, due_min=20, Pneumothorax=0.88, Nodule=0.05)
     made.add(patient_name="Đỗ^Văn Đức", wait_min=100)
-    made.add(patient_name="Smith^John", modality="CT", not_eligible="CT is not read by the model")
+    made.add(
+        patient_name="Smith^John",
+        modality="CT",
+        not_eligible="CT is not read by the model: only frontal chest radiographs are",
+    )
     return made
 
 
@@ -96,12 +103,49 @@ def test_vietnamese_by_the_browser_and_by_the_switch(page: Browser, address: str
     assert "Nghi tràn khí màng phổi." in text
     assert "Gắn cờ 93%" in text
     assert "Không gắn cờ không có nghĩa là âm tính." in text
+    assert "mô hình không đọc CT: chỉ đọc phim ngực thẳng" in text
     english = "Worklist|Flagged|Patient|Due|Arrived|Language"
     assert page.evaluate(f"!/\\b({english})\\b/.test(document.body.innerText)") is True
     page.evaluate("document.querySelector('[data-language=en]').click()")
     assert "Suspected pneumothorax." in page.text()
     show(page, address)  # the choice is kept against the browser's language
     assert page.evaluate("document.documentElement.lang") == "en"
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"modality": "CT"}, "mô hình không đọc CT: chỉ đọc phim ngực thẳng"),
+        ({"modality": "", "sop_class": "1.2.3"}, "không ghi loại máy"),
+        ({"sop_class": "1.2.3"}, "loại đối tượng này"),
+        ({"sop_class": "1.2.840.10008.5.1.4.1.1.7"}, "secondary capture"),
+        ({"sop_class": "1.2.840.10008.5.1.4.1.1.1.1.1"}, "dữ liệu thô"),
+        ({"rows": 0}, "không có ảnh"),
+        ({"rows": 100}, "quá nhỏ để đọc: 2500 x 100 điểm ảnh"),
+        ({"rows": 30_000}, "quá lớn để đọc: 2500 x 30000 điểm ảnh"),
+        ({"frames": 2}, "2 khung hình"),
+        ({"photometric": "RGB"}, "thang xám: RGB"),
+        ({"bits_allocated": 32}, "32 bit"),
+        ({"patient_age": "004Y"}, "dưới 16 tuổi"),
+        ({"body_part": "KNEE"}, "vùng chụp KNEE"),
+        ({"body_part": ""}, "không ghi vùng chụp và mô tả"),
+        ({"body_part": "", "study_description": "Knee"}, "mô tả không nói là ngực"),
+        ({"view_position": "LL"}, "phim nghiêng hoặc chếch (LL)"),
+        ({"view_position": "PA LAT"}, "không rõ phim thẳng hay nghiêng (PA LAT)"),
+    ],
+)
+def test_every_reason_for_which_no_model_reads_a_study_has_vietnamese_words(
+    page: Browser, address: str, changes: dict[str, Any], told: str
+) -> None:
+    show(page, address)
+    fields = {
+        "sop_uid": "1.2.3", "study_uid": "1.2", "series_uid": "1.2.1", "transfer_syntax": "1.2.840.10008.1.2.1",
+        "sop_class": "1.2.840.10008.5.1.4.1.1.1.1", "modality": "DX", "body_part": "CHEST", "view_position": "PA",
+        "rows": 3000, "columns": 2500, "photometric": "MONOCHROME2", "bits_allocated": 16,
+    }  # fmt: skip
+    reason = screen(InstanceHeader(**{**fields, **changes}))
+    shown = page.evaluate(f"import('/web/reasons.js').then((table) => table.reasonInVietnamese({json.dumps(reason)}))")
+    assert told in shown
 
 
 def test_no_text_calls_a_study_normal(page: Browser, archive: Archive, address: str) -> None:
