@@ -59,17 +59,18 @@ class Database:
     @contextlib.contextmanager
     def autocommit(self) -> Iterator[Connection]:
         """A connection on which each statement is its own transaction, for single statements."""
-        with _errors():
-            if not self._slots.acquire(timeout=_CONNECT_TIMEOUT_S):
-                raise DatabaseUnavailable("All database connections are in use.")
-            try:
-                connection = self._take()
-                try:
-                    yield connection
-                finally:
-                    self._give(connection)
-            finally:
-                self._slots.release()
+        connection: Connection | None = None
+        if not self._slots.acquire(timeout=_CONNECT_TIMEOUT_S):
+            raise DatabaseUnavailable("All database connections are in use.")
+        try:
+            connection = self._take()
+            yield connection
+        except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+            raise DatabaseUnavailable(f"{type(error).__name__}: {error}") from error
+        finally:
+            if connection is not None:
+                self._give(connection)
+            self._slots.release()
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[Connection]:
@@ -79,8 +80,10 @@ class Database:
 
     def connect(self) -> Connection:
         """A fresh autocommit connection that the caller owns and closes (for LISTEN)."""
-        with _errors():
+        try:
             return psycopg.connect(self.conninfo, autocommit=True)
+        except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+            raise DatabaseUnavailable(f"{type(error).__name__}: {error}") from error
 
     def check(self) -> None:
         """Raise `DatabaseUnavailable` unless the server answers now."""
@@ -117,11 +120,3 @@ def _has_ended(connection: Connection) -> bool:
     poll = select.poll()
     poll.register(connection.fileno(), select.POLLIN)
     return bool(poll.poll(0))
-
-
-@contextlib.contextmanager
-def _errors() -> Iterator[None]:
-    try:
-        yield
-    except (psycopg.OperationalError, psycopg.InterfaceError) as error:
-        raise DatabaseUnavailable(f"{type(error).__name__}: {error}") from error

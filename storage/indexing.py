@@ -9,13 +9,14 @@ and when stands in its own row of `instances`.
 
 from __future__ import annotations
 
-import contextlib
+import weakref
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import orjson
 import psycopg
-from psycopg.pq import TransactionStatus
+from psycopg.pq import ConnStatus, ExecStatus, TransactionStatus
+from psycopg.pq.abc import PGconn, PGresult
 
 from storage import names, set_aside
 from storage.database import Connection, Database
@@ -27,7 +28,11 @@ _CACHED_SERIES = 20_000
 _ATTEMPTS = 20
 _INDEXED_TEXT_MAX = 256  # characters
 _INSERT = "SELECT * FROM index_instances(%s, %s, %s, %s, %s)"
+_STATEMENT = b"index_instances"
+_RAW_INSERT = b"SELECT * FROM index_instances($1, $2, $3, $4, $5)"
 _URGENCY = {"routine": 0, "urgent": 1, "stat": 2}
+
+_prepared: weakref.WeakSet[Connection] = weakref.WeakSet()  # connections that know `_STATEMENT`
 
 _SeriesKey = tuple[str, str]
 _SeriesPlace = tuple[int, int]
@@ -128,9 +133,37 @@ def _insert(
 ) -> dict[str, _SeriesPlace]:
     """Insert what is new, with whatever is missing above it; the places of what was inserted, by SOP instance UID."""
     values = _arrays(batch, places)
-    with connection.transaction() if _in_transaction(connection) else contextlib.nullcontext():
-        stored = connection.execute(_INSERT, values, prepare=True).fetchall()
+    if _in_transaction(connection):
+        with connection.transaction():
+            stored = connection.execute(_INSERT, values).fetchall()
+    else:
+        stored = _call(connection, values)
     return {sop_uid: (study_pk, series_pk) for sop_uid, study_pk, series_pk in stored}
+
+
+def _call(connection: Connection, values: Sequence[str | None]) -> list[tuple[str, int, int]]:
+    """The function by libpq's own call, which waits without the GIL.
+
+    psycopg's cursors send with the GIL held; on two cores the server that this wakes often runs in our place, and then
+    all threads of this process stand still.
+    """
+    server = connection.pgconn
+    arguments = [None if value is None else value.encode() for value in values]
+    if connection not in _prepared:
+        _check(server, server.prepare(_STATEMENT, _RAW_INSERT))
+        _prepared.add(connection)
+    result = server.exec_prepared(_STATEMENT, arguments)  # type: ignore[arg-type]  # None is NULL, the stub forgets
+    _check(server, result)
+    rows = [[result.get_value(row, column) or b"" for column in range(3)] for row in range(result.ntuples)]
+    return [(sop_uid.decode(), int(study_pk), int(series_pk)) for sop_uid, study_pk, series_pk in rows]
+
+
+def _check(server: PGconn, result: PGresult) -> None:
+    if result.status in (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK):
+        return
+    if server.status != ConnStatus.OK:
+        raise psycopg.OperationalError(result.get_error_message())
+    raise psycopg.errors.error_from_result(result)
 
 
 def _insert_missing(connection: Connection, batch: list[Received]) -> dict[str, _SeriesPlace]:
