@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import itertools
 import select
 import socket
 import threading
@@ -32,7 +33,9 @@ log = structlog.get_logger()
 
 _STACK_BYTES = 1 << 20  # virtual; a thread touches some 40 kB of it
 _ACCEPT_TICK_MS = 100  # how soon a stop is seen
-_YIELD_S, _MOST_YIELDS = 0.001, 10  # for each open connection
+_YIELD_S, _MOST_YIELDS = 0.001, 10  # for each connection at work
+_YIELDS_IN_A_ROW = 10  # while more connections wait: nobody is late because he came in a crowd
+_AT_WORK_S = 0.1  # a connection that did something so lately counts as one at work
 _DRAIN_TICK_S = 0.02
 _M_ARENA_MAX = -8  # of mallopt(3)
 
@@ -83,15 +86,21 @@ class Receiver:
         incoming.register(self._listen, select.POLLIN)
         log.info("receiver ready", ae_title=self._policy.ae_title, port=self.address[1])
         try:
+            spare = _YIELDS_IN_A_ROW
             while not stop.is_set():
-                if incoming.poll(_ACCEPT_TICK_MS):
-                    self._accept()
+                if not incoming.poll(0):
+                    spare = _YIELDS_IN_A_ROW
+                    if not incoming.poll(_ACCEPT_TICK_MS):
+                        continue
+                # All processes that share the socket wake; who has less to do is quicker: senders spread evenly.
+                if spare and (yields := min(self._at_work(), spare)):
+                    spare -= yields
+                    time.sleep(yields * _YIELD_S)
+                self._accept()
         finally:
             self.drain()
 
     def _accept(self) -> None:
-        # All processes that share the socket wake; who has less to do is quicker, so that senders spread evenly.
-        time.sleep(min(len(self._open), _MOST_YIELDS) * _YIELD_S)
         try:
             sock, address = self._listen.accept()
         except BlockingIOError:
@@ -116,6 +125,12 @@ class Receiver:
             log.warning("too many threads", address=address[0], error=str(error))
             self._forget(association)
             sock.close()
+
+    def _at_work(self) -> int:
+        """Connections with a message on its way or something done a moment ago, at most `_MOST_YIELDS`."""
+        lately = time.monotonic() - _AT_WORK_S
+        working = (a for a in self._running() if a.phase is Phase.BUSY or a.since > lately)
+        return sum(1 for _ in itertools.islice(working, _MOST_YIELDS))
 
     def _serve(self, association: Association) -> None:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
 import struct
 import threading
@@ -178,19 +179,37 @@ def test_a_peer_that_does_not_close_is_closed(raw, start_receiver, eventually):
 
 
 def test_idle_associations_and_silent_connections_delay_nobody(raw, receiver, eventually):
-    """100 idle associations and 100 silent connections; an echo and a store in under 100 ms (issue 2)."""
-    held = [raw().associate() for _ in range(100)] + [raw() for _ in range(100)]
-    seconds = []
-    for n in range(10):
-        started = time.perf_counter()
-        client = raw().associate()
-        assert client.echo() == 0
-        assert client.store(f"1.2.3.5.{n}", data_set(f"1.2.3.5.{n}", pixels=b"x" * 500_000))[0] == 0
-        client.release()
-        seconds.append(time.perf_counter() - started)
-    assert len(held) == 200
-    assert sorted(seconds)[5] < 0.1, seconds
+    """100 idle associations and 100 silent connections; an echo and a store in under 100 ms each (issue 2).
+
+    The slowest of the rounds that follow such a burst at once counts. A machine that is busy with other things gets two
+    more bursts.
+    """
+    uids = (f"{UID}.{n}" for n in itertools.count())
+    for _ in range(3):
+        held = [raw().associate() for _ in range(100)] + [raw() for _ in range(100)]
+        seconds = [_seconds_to_echo_and_store(raw, next(uids)) for _ in range(10)]
+        assert len(receiver.receiver._open) >= 200
+        if max(map(max, seconds)) < 0.1:
+            break
+        for client in held:
+            client.close()
+        eventually(lambda: not receiver.receiver._open)
+    else:
+        pytest.fail(f"an echo or a store took too long: {seconds}")
     eventually(lambda: bool(receiver.receiver._shared.pool._free))  # idle associations hold no buffer
+
+
+def _seconds_to_echo_and_store(raw, uid: str) -> tuple[float, float]:
+    """Each with its association, from connect to release."""
+    started = time.perf_counter()
+    client = raw().associate()
+    assert client.echo() == 0
+    client.release()
+    echoed = time.perf_counter()
+    client = raw().associate()
+    assert client.store(uid, data_set(uid, pixels=b"x" * 500_000))[0] == 0
+    client.release()
+    return echoed - started, time.perf_counter() - echoed
 
 
 def test_silent_connections_give_way_to_new_ones(raw, start_receiver):
