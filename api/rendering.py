@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from os import SEEK_CUR
-from struct import unpack_from
 from typing import Any, BinaryIO, Literal
 
 import cv2
@@ -16,6 +15,7 @@ from pydicom.errors import InvalidDicomError
 from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
 from pydicom.pixels.utils import pixel_array
 
+from storage import codestream
 from storage.errors import InvalidDataSet
 
 __all__ = ["Picture", "Rendered", "render"]
@@ -109,29 +109,13 @@ def _check_code_stream(file: BinaryIO, index: int, frames: int, stated: tuple[in
     """
     file.seek(12, SEEK_CUR)
     try:
-        inside = _code_stream_shape(get_frame(file, index, number_of_frames=frames))
+        inside = codestream.shape(get_frame(file, index, number_of_frames=frames))
     except Exception as error:  # whatever a damaged sequence of fragments makes pydicom meet
         raise InvalidDataSet("the pixel data cannot be decoded: its fragments are damaged (PS3.5 A.4)") from error
     if inside is not None and inside != stated:
         raise InvalidDataSet(
             f"the compressed image is {inside[1]} x {inside[0]} pixels, its header says {stated[1]} x {stated[0]}"
         )
-
-
-def _code_stream_shape(frame: bytes) -> tuple[int, int] | None:
-    """Rows and columns as a JPEG 2000, JPEG or JPEG-LS code stream states them; None for anything else (RLE)."""
-    size = frame.find(b"\xff\x4f\xff\x51", 0, 4096)  # SOC and SIZ of JPEG 2000
-    if size >= 0:
-        right, bottom, left, top = unpack_from(">4I", frame.ljust(size + 24), size + 8)
-        return bottom - top, right - left
-    at = 2 if frame.startswith(b"\xff\xd8") else len(frame)
-    while at + 9 <= len(frame) and frame[at] == 0xFF:
-        marker = frame[at + 1]
-        if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):  # SOF
-            rows, columns = unpack_from(">HH", frame, at + 5)
-            return rows, columns
-        at += 1 if marker == 0xFF else 2 + int(unpack_from(">H", frame, at + 2)[0])
-    return None
 
 
 def _scaled(image: Array, size: int) -> Array:

@@ -22,6 +22,7 @@ from pydicom.filereader import read_dataset
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import UID
 
+from storage import codestream
 from storage.errors import NotScorable
 
 __all__ = ["StoredPixels", "read_stored"]
@@ -153,7 +154,7 @@ def _encapsulated(buffer: BytesIO, header: pydicom.Dataset, bits: int, syntax: U
     """Decode the one frame that the fragments hold, at whose first item the buffer stands (PS3.5 A.4)."""
     frame = get_frame(buffer, 0, number_of_frames=1)
     shape = (int(header.Rows), int(header.Columns))
-    inside = _codestream_shape(frame)
+    inside = codestream.shape(frame)
     if inside is not None and inside != shape:
         raise NotScorable(
             f"the compressed image is {inside[1]} x {inside[0]} pixels, its header says {shape[1]} x {shape[0]}"
@@ -205,24 +206,6 @@ def _encapsulate(frame: bytes) -> bytes:
     """An empty offset table and one fragment, as pydicom's decoders expect them (PS3.5 A.4)."""
     item = b"\xfe\xff\x00\xe0"
     return item + bytes(4) + item + len(frame).to_bytes(4, "little") + frame
-
-
-def _codestream_shape(frame: bytes) -> tuple[int, int] | None:
-    """Rows and columns as a JPEG, JPEG-LS or JPEG 2000 code stream states them; None where none is found."""
-    siz = frame.find(b"\xff\x4f\xff\x51", 0, 4096)  # SOC, SIZ; behind some boxes in a JP2 file
-    if siz >= 0:
-        right, bottom, left, top = (int.from_bytes(frame[siz + 8 + 4 * i :][:4], "big") for i in range(4))
-        return bottom - top, right - left
-    at = 2 if frame[:2] == b"\xff\xd8" else len(frame)
-    while at + 9 <= len(frame) and frame[at] == 0xFF:
-        marker = frame[at + 1]
-        if marker == 0xFF:  # fill byte
-            at += 1
-        elif marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
-            return int.from_bytes(frame[at + 5 : at + 7], "big"), int.from_bytes(frame[at + 7 : at + 9], "big")
-        else:
-            at += 2 + int.from_bytes(frame[at + 2 : at + 4], "big")
-    return None
 
 
 def _clean(pixels: Pixels, header: pydicom.Dataset, bits: int) -> Pixels:

@@ -12,12 +12,11 @@ export function element(tag, options = {}, ...children) {
 
 function suspected(item) {
   const named = item.findings.filter((finding) => finding.name.toLowerCase() !== "abnormal");
-  const shown = (named.length ? named : item.findings).slice(0, 3);
-  return shown.length ? t("suspected", shown.map((one) => findingName(one.name)).join(", ")) : "";
+  return named.length ? t("suspected", named.slice(0, 3).map((one) => findingName(one.name)).join(", ")) : t("looksAbnormal");
 }
 
 function why(item) {
-  if (item.status === "scored") return document.createTextNode(item.flagged ? suspected(item) || t("flagged") : t("maxWait"));
+  if (item.status === "scored") return document.createTextNode(item.flagged ? suspected(item) : t("maxWait"));
   if (item.status === "waiting") return document.createTextNode(t("waitingWhy"));
   return element("span", reason(item.reason));
 }

@@ -58,6 +58,7 @@ const TEXTS = {
   stat:            ["STAT",                                            "CẤP CỨU"],
   urgent:          ["URGENT",                                          "KHẨN"],
   suspected:       ["Suspected {0}.",                                  "Nghi {0}."],
+  looksAbnormal:   ["Abnormal to the model.",                          "Mô hình thấy bất thường."],
   maxWait:         ["Due by the site's maximum wait.",                 "Theo thời gian chờ tối đa của cơ sở."],
   waitingWhy:      ["The model has not read it yet; due by the site's maximum wait.",
                     "Mô hình chưa đọc; hạn theo thời gian chờ tối đa của cơ sở."],
@@ -126,7 +127,7 @@ export function chooseLanguage(code) {
 export function startLanguage() {
   let kept = null;
   try { kept = localStorage.getItem(KEY); } catch { /* as above */ }
-  const wanted = kept ?? new URLSearchParams(location.search).get("lang") ?? navigator.language;
+  const wanted = kept ?? navigator.language;
   index = wanted.toLowerCase().startsWith("vi") ? 1 : 0;
   document.documentElement.lang = language();
 }

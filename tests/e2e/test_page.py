@@ -103,7 +103,7 @@ def test_vietnamese_by_the_browser_and_by_the_switch(page: Browser, address: str
     assert "Nghi tràn khí màng phổi." in text
     assert "Gắn cờ 93%" in text
     assert "Không gắn cờ không có nghĩa là âm tính." in text
-    assert "mô hình không đọc CT: chỉ đọc phim ngực thẳng" in text
+    assert "Mô hình không đọc CT: chỉ đọc phim ngực thẳng" in text
     english = "Worklist|Flagged|Patient|Due|Arrived|Language"
     assert page.evaluate(f"!/\\b({english})\\b/.test(document.body.innerText)") is True
     page.evaluate("document.querySelector('[data-language=en]').click()")
@@ -150,9 +150,11 @@ def test_every_reason_for_which_no_model_reads_a_study_has_vietnamese_words(
 
 def test_no_text_calls_a_study_normal(page: Browser, archive: Archive, address: str) -> None:
     archive.score(archive.add(patient_name="Lê^Mai"), 0.02, Nodule=0.01)
-    show(page, address, rows=4)
-    for language in ("en", "vi"):
+    archive.score(archive.add(patient_name="Lê^Lan"), 0.6)
+    show(page, address, rows=5)
+    for language, flagged_only in (("en", "Abnormal to the model."), ("vi", "Mô hình thấy bất thường.")):
         page.evaluate(f"document.querySelector('[data-language={language}]').click()")
+        assert flagged_only in page.text()
         text = page.text().lower().replace("abnormal", "")
         assert ("not flagged" if language == "en" else "không gắn cờ") in text
         for word in ("normal", "no finding", "healthy", "bình thường", "không có bất thường"):
