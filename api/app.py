@@ -31,7 +31,6 @@ ROUTERS = (
     audit.router,
     health.router,
     metrics.router,
-    page.router,
 )
 
 
@@ -61,6 +60,7 @@ def create_app(database: Database, store: ObjectStore, config: ApiConfig) -> Fas
     problems.install(app)
     for router in ROUTERS:
         app.include_router(router, dependencies=[Depends(known_parameters)])
+    app.include_router(page.router)  # a link with a stray parameter still opens the page
     page.mount(app)
     app.add_middleware(Gate, config=config, observe=app.state.metrics.observe)
     return app
