@@ -42,11 +42,13 @@ CREATE INDEX studies_patient_id ON studies (patient_id, study_pk);
 CREATE INDEX studies_accession ON studies (accession_number, study_pk);
 CREATE INDEX studies_date ON studies (study_date DESC NULLS LAST, study_pk DESC);
 
--- One row for each folded word of a patient's name, so that any order of words is found by plain prefix scans.
+-- One row for each folded word of a patient's name, so that any order of words is found by plain prefix scans. The
+-- scan of one word tests the others inside the index.
 CREATE TABLE name_words (
     word      text COLLATE "C" NOT NULL,
     study_fk  bigint NOT NULL REFERENCES studies ON DELETE CASCADE,
-    PRIMARY KEY (word, study_fk)
+    words     text COLLATE "C" NOT NULL,             -- patient_name_key of the study
+    PRIMARY KEY (word, study_fk) INCLUDE (words)
 );
 CREATE INDEX name_words_study ON name_words (study_fk, word);
 

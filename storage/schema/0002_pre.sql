@@ -52,7 +52,8 @@ BEGIN
             ON CONFLICT (study_uid) DO NOTHING
             RETURNING study_pk INTO new_pk;
             CONTINUE WHEN new_pk IS NULL;
-            INSERT INTO name_words (word, study_fk) SELECT word, new_pk FROM unnest(given.name_words) AS word;
+            INSERT INTO name_words (word, study_fk, words)
+            SELECT word, new_pk, given.patient_name_key FROM unnest(given.name_words) AS word;
             INSERT INTO worklist (study_fk, study_uid, arrived_at, latest_due_at, due_at, status, reason, site,
                 study_date, priority, modalities)
             VALUES (new_pk, given.study_uid, given.received_at, given.latest_due_at, given.latest_due_at,

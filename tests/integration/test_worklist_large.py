@@ -28,7 +28,8 @@ INSERT INTO studies (study_uid, patient_fk, patient_id, patient_name, patient_na
         CASE WHEN n %% 100 = 0 THEN 'HUE' ELSE 'HN' END, 'routine',
         ARRAY[CASE WHEN n > %(count)s - 200 THEN 'US' WHEN n %% 200 = 0 THEN 'MG' ELSE 'DX' END]
     FROM patients, LATERAL (SELECT substr(patient_id, 2)::int AS n) AS x;
-INSERT INTO name_words (word, study_fk) SELECT unnest(string_to_array(patient_name_key, ' ')), study_pk FROM studies;
+INSERT INTO name_words (word, study_fk, words)
+    SELECT unnest(string_to_array(patient_name_key, ' ')), study_pk, patient_name_key FROM studies;
 INSERT INTO series (series_uid, study_fk, modality, description, body_part, laterality, protocol_name, series_time,
         pps_start_time, performing_physician, station_name, manufacturer, manufacturer_model, institution_name)
     SELECT '2.' || study_pk, study_pk, modalities[1], '', '', '', '', '', '', '', '', '', '', '' FROM studies;
@@ -58,8 +59,7 @@ def large(postgres: str, migrated_template: str) -> Iterator[Database]:
 @pytest.fixture(autouse=True)
 def _small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     """In proportion to the smaller table."""
-    monkeypatch.setattr(matching, "_RARE", 600)
-    monkeypatch.setattr(matching, "_RARE_TESTED", 240)
+    monkeypatch.setattr(matching, "_RARE", 300)
 
 
 def touched(connection: Connection, query: Callable[[], object]) -> tuple[int, int]:
