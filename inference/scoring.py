@@ -20,6 +20,7 @@ __all__ = ["Model", "Result", "check_operating_points", "listed", "score"]
 
 _STRICT = "specific"  # findings are named beside a flag from this operating point on: few false ones on each film
 _LISTED = 5
+_LEAST_NAMED = 0.2  # probability; below it a name says more than the model knows, whatever its threshold
 _EDGE = 1e-6  # odds stay finite
 
 
@@ -87,12 +88,12 @@ def score(
 
 
 def listed(findings: Iterable[Finding]) -> tuple[Finding, ...]:
-    """The findings that the worklist names: those at or above their threshold, five at most, strongest first.
+    """The findings that the worklist names: those at or above their threshold and 0.2, five at most, strongest first.
 
     Strongest is the greatest ratio of the odds of the probability to those of the threshold: by probability alone the
     common findings would always stand first, and the plain ratio cannot pass 1 / threshold, which holds them back.
     """
-    reached = [finding for finding in findings if finding.probability >= finding.threshold]
+    reached = [finding for finding in findings if finding.probability >= max(finding.threshold, _LEAST_NAMED)]
     return tuple(sorted(reached, key=lambda one: _odds(one.threshold) / _odds(one.probability))[:_LISTED])
 
 

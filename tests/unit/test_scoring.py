@@ -84,7 +84,8 @@ def test_with_no_finding_at_its_threshold_the_reason_is_the_flag_alone() -> None
 
 
 def test_the_strongest_evidence_stands_first_not_the_commonest_finding() -> None:
-    assert names(scored(0.9, 0.45, 0.7, 0.11)) == ["Pleural_Thickening", "Effusion", "Hernia"]
+    assert names(scored(0.9, 0.45, 0.7, 0.31)) == ["Pleural_Thickening", "Hernia", "Effusion"]
+    assert names(scored(0.9, 0.45, 0.7, 0.11)) == ["Pleural_Thickening", "Effusion"]  # 0.11 is over its threshold of 0.1
     assert "likely Pleural Thickening, 0.70 (" in scored(0.9, 0.45, 0.7, 0.11).reason
 
 
@@ -102,9 +103,9 @@ def test_the_threshold_is_that_of_the_site(site: str, threshold: float, flagged:
 
 
 @given(findings)
-def test_the_list_is_short_and_names_nothing_below_its_threshold(given: list[Finding]) -> None:
+def test_the_list_is_short_and_names_nothing_below_its_threshold_or_a_fifth(given: list[Finding]) -> None:
     named = listed(given)
-    reached = [finding for finding in given if finding.probability >= finding.threshold]
+    reached = [finding for finding in given if finding.probability >= max(finding.threshold, 0.2)]
     assert len(named) == min(5, len(reached))
     assert all(finding in reached for finding in named)
 
