@@ -17,7 +17,7 @@ from storage.database import Connection
 __all__ = ["Filter", "Matching", "choose", "comparable", "filters"]
 
 _RARE = 3_000  # studies: looking up each takes about 5 ms in all; among 100,000 a walk meets 50 as soon
-_WORD_COUNTS = (1_000, 4_000)  # how far words are counted to find the rarest: about 0.1 ms for a thousand
+_COMMON = 2_000  # studies with a word: it is not counted further, which takes about 0.2 ms
 _LAST = "\U0010ffff"  # sorts behind everything that can follow a prefix
 
 
@@ -102,10 +102,7 @@ def _together(connection: Connection, words: Sequence[Filter]) -> Filter:
 
     Its candidates are found here, once, and only the first `_RARE` of them: with so many it does not drive.
     """
-    for limit in _WORD_COUNTS:
-        counts = _counts(connection, words, limit)
-        if min(counts) < limit:
-            break
+    counts = _counts(connection, words, _COMMON)
     # Of common words the last, which is the given name where families share a few names.
     rarest, *others = (words[n] for n in sorted(range(len(words)), key=lambda n: (counts[n], -n)))
     values = {key: value for each in words for key, value in each.values.items()}

@@ -61,7 +61,7 @@ def test_studies_are_found_latest_first(
     filled: Database, monkeypatch: pytest.MonkeyPatch, asked: dict[str, Any], found: list[str], rare: int
 ) -> None:
     monkeypatch.setattr(matching, "_RARE", rare)
-    monkeypatch.setattr(matching, "_WORD_COUNTS", (1, 3) if rare else (1_000,))
+    monkeypatch.setattr(matching, "_COMMON", 50 if rare else 2)
     with filled.autocommit() as connection:
         assert [study.study_uid for study in studies.find_studies(connection, **asked)] == found
 

@@ -135,7 +135,7 @@ def test_pages_hold_what_matches_in_order(  # noqa: PLR0917 - fixtures and cases
     rare: int,
 ) -> None:
     monkeypatch.setattr(matching, "_RARE", rare)
-    monkeypatch.setattr(matching, "_WORD_COUNTS", (1, 3) if rare else (1_000,))
+    monkeypatch.setattr(matching, "_COMMON", 50 if rare else 2)
     column = "due_at" if mode == "triage" else "arrived_at"
     expected = [item for item in everything if item.state == "open" and test(item)]
     expected.sort(key=lambda item: (getattr(item, column), item.study_uid))
