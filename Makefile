@@ -11,8 +11,8 @@ FOLDER ?=
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -c constraints.txt \
 	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 # What tests and benches run against: command and the Debian package that has it. What is missing is skipped, and said so.
-TEST_TOOLS := storescu=dcmtk dciodvfy=dicom3tools chromium=chromium openssl=openssl strace=strace mkfs.ext4=e2fsprogs
-BENCH_TOOLS := storescu=dcmtk Orthanc=orthanc
+TEST_TOOLS := dcmdump=dcmtk dciodvfy=dicom3tools chromium=chromium openssl=openssl strace=strace mkfs.ext4=e2fsprogs
+BENCH_TOOLS := dcmdump=dcmtk Orthanc=orthanc
 
 .PHONY: help install demo test bench lint tools bench-tools clean
 

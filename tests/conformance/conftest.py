@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import os
 import shutil
 import socket
 import subprocess
@@ -94,11 +95,15 @@ def kept_aside(database: Database, store: Any) -> Callable[[], list[tuple[str, s
 @pytest.fixture
 def dcmtk() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run a DCMTK client; skips where it is not installed."""
+    # pynetdicom puts programs of the same names beside Python's own.
+    ours = Path(sys.executable).parent
+    folders = os.pathsep.join(each for each in os.environ["PATH"].split(os.pathsep) if Path(each) != ours)
 
     def run(tool: str, *args: object) -> subprocess.CompletedProcess[str]:
-        if shutil.which(tool) is None:
+        found = shutil.which(tool, path=folders)
+        if found is None:
             pytest.skip(f"needs DCMTK's {tool}")
-        return subprocess.run([tool, *map(str, args)], capture_output=True, text=True, timeout=60, check=False)
+        return subprocess.run([found, *map(str, args)], capture_output=True, text=True, timeout=60, check=False)
 
     return run
 
