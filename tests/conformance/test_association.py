@@ -240,7 +240,8 @@ def test_bare_connects_cost_nothing_lasting(receiver, eventually):
 def test_a_drain_lets_running_associations_finish(raw, start_receiver, stored):
     """New ones are refused, the running message is finished and answered."""
     receiver = start_receiver(drain_idle_s=0.5)
-    client, silent = raw(receiver.port).associate(), raw(receiver.port)
+    silent = raw(receiver.port)  # accepted before the next one, which is answered
+    client = raw(receiver.port).associate()
     data = data_set(UID, pixels=b"x" * 100_000)
     client.sock.sendall(client.pdv(3, 3, client.store_rq(UID)) + client.pdv(3, 0, data[:50_000]))
     receiver.stop.set()

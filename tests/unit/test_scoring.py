@@ -85,7 +85,7 @@ def test_with_no_finding_at_its_threshold_the_reason_is_the_flag_alone() -> None
 
 def test_the_strongest_evidence_stands_first_not_the_commonest_finding() -> None:
     assert names(scored(0.9, 0.45, 0.7, 0.31)) == ["Pleural_Thickening", "Hernia", "Effusion"]
-    assert names(scored(0.9, 0.45, 0.7, 0.11)) == ["Pleural_Thickening", "Effusion"]  # 0.11 is over its threshold of 0.1
+    assert names(scored(0.9, 0.45, 0.7, 0.11)) == ["Pleural_Thickening", "Effusion"]  # 0.11 is above its 0.1
     assert "likely Pleural Thickening, 0.70 (" in scored(0.9, 0.45, 0.7, 0.11).reason
 
 
