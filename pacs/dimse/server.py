@@ -33,7 +33,7 @@ log = structlog.get_logger()
 
 _STACK_BYTES = 1 << 20  # virtual; a thread touches some 40 kB of it
 _ACCEPT_TICK_MS = 100  # how soon a stop is seen
-_YIELD_S, _MOST_YIELDS = 0.001, 10  # for each connection at work
+_YIELD_S, _MOST_YIELDS = 0.001, 5  # for each connection at work
 _YIELDS_IN_A_ROW = 10  # while more connections wait: nobody is late because he came in a crowd
 _AT_WORK_S = 0.1  # a connection that did something so lately counts as one at work
 _DRAIN_TICK_S = 0.02
