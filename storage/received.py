@@ -16,7 +16,7 @@ class InstanceHeader:
     """What the index keeps of one data set: text decoded to str, dates parsed, '' or None where absent.
 
     Person names are 'alphabetic=ideographic=phonetic' with trailing empty groups dropped.
-    Made by `pacs.header.read_header`; attributes are those of PS3.4 C.6 and what an X-ray department filters on.
+    Made by `pacs.header.HeaderReader`; attributes are those of PS3.4 C.6 and what an X-ray department filters on.
     """
 
     sop_class: str
