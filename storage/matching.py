@@ -7,6 +7,7 @@ walking the studies in the wanted order, for common values). A bounded count dec
 from __future__ import annotations
 
 # ruff: noqa: S608 - the statements are put together from constants only
+import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -59,8 +60,13 @@ def filters(
     name: str | None = None,
     modality: str | None = None,
     study_uids: Sequence[str] | None = None,
+    date_from: dt.date | None = None,
+    date_to: dt.date | None = None,
 ) -> list[Filter]:
-    """The filters that are given; each word of `name` is one of its own and matches as a prefix of a folded word."""
+    """The filters that are given; dates are both included.
+
+    Each word of `name` is one of its own and matches as a prefix of a folded word.
+    """
     found = []
     if study_uids is not None:
         found.append(_column("study_uid", [comparable(uid) for uid in study_uids]))
@@ -70,6 +76,8 @@ def filters(
         found.append(_column("accession_number", [comparable(accession)]))
     if modality is not None:
         found.append(_modality(comparable(modality)))
+    if date_from is not None or date_to is not None:
+        found.append(_dates(date_from, date_to))
     return found + [_word(n, word) for n, word in enumerate(names.words(name or ""))]
 
 
@@ -126,6 +134,16 @@ def _modality(modality: str) -> Filter:
         "SELECT study_fk FROM series WHERE modality = %(modality)s",
         "{row}.modalities @> ARRAY[%(modality)s]",
         {"modality": modality},
+    )
+
+
+def _dates(date_from: dt.date | None, date_to: dt.date | None) -> Filter:
+    tests = {"date_from": (date_from, "study_date >= %(date_from)s"), "date_to": (date_to, "study_date <= %(date_to)s")}
+    given = {key: (value, sql) for key, (value, sql) in tests.items() if value is not None}
+    return Filter(
+        f"SELECT study_pk FROM studies WHERE {' AND '.join(sql for _, sql in given.values())}",
+        " AND ".join(f"{{row}}.{sql}" for _, sql in given.values()),
+        {key: value for key, (value, _) in given.items()},
     )
 
 

@@ -118,7 +118,7 @@ def page(
     """
     column, beyond, direction = _ORDERS[state, mode]
     values: dict[str, Any] = {
-        "flagged": flagged, "date_from": date_from, "date_to": date_to, "limit": limit + 1,
+        "flagged": flagged, "limit": limit + 1,
         "site": None if site is None else matching.comparable(site),
         "status": None if status is None else matching.comparable(status),
     }  # fmt: skip
@@ -127,7 +127,9 @@ def page(
     if after is not None:
         values["after_at"], values["after_uid"] = _decode(after, column)
         conditions.append(f"(w.{column}, w.study_uid) {beyond} (%(after_at)s, %(after_uid)s)")
-    asked = matching.filters(patient_id=patient_id, accession=accession, name=name, modality=modality)
+    asked = matching.filters(
+        patient_id=patient_id, accession=accession, name=name, modality=modality, date_from=date_from, date_to=date_to
+    )
     chosen = matching.choose(connection, asked)
     conditions.append(chosen.condition("w.study_fk", "w"))
     listed = (
@@ -149,8 +151,6 @@ _COLUMN_TESTS = {
     "flagged": "w.flagged = %(flagged)s",
     "site": "w.site = %(site)s",
     "status": "w.status = %(status)s",
-    "date_from": "w.study_date >= %(date_from)s",
-    "date_to": "w.study_date <= %(date_to)s",
 }
 
 
