@@ -44,6 +44,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="fewer files, one repeat: does it run, roughly how fast")
     parser.add_argument("--only", default="", help="comma-separated: " + ",".join(_benches(argparse.Namespace())))
     parser.add_argument("--repeats", type=int, default=0, help="runs of each ingest case, the median counts (3)")
+    parser.add_argument("--profiles", default=",".join(ingest.PROFILES), help="of ingest, comma-separated (all)")
     parser.add_argument("--no-peers", dest="peers", action="store_false", help="ours alone")
     parser.add_argument("--work", type=Path, default=ROOT / "bench" / "run", help="data, states and results")
     options = parser.parse_args()
@@ -68,10 +69,11 @@ def _benches(options: argparse.Namespace) -> dict[str, Callable[[Path], list[Row
     quick = getattr(options, "quick", False)
     repeats = getattr(options, "repeats", 0) or (1 if quick else 3)
     peers = getattr(options, "peers", True)
+    profiles = tuple(getattr(options, "profiles", "").split(","))
     return {
         "startup": partial(startup.run, quick=quick),
         "idle": partial(idle.run, quick=quick),
-        "ingest": partial(ingest.run, quick=quick, repeats=repeats, peers=peers),
+        "ingest": partial(ingest.run, names=profiles, quick=quick, repeats=repeats, peers=peers),
         "soak": partial(soak.run, quick=quick),
         "flag": partial(flag.run, quick=quick),
         "triage": partial(triage, quick=quick),

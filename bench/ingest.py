@@ -24,10 +24,9 @@ OURS, BOUND = "sangloc", "bound"
 BEST, POSTGRES = "Orthanc, best", "Orthanc with PostgreSQL, best"
 
 
-def run(work: Path, *, repeats: int, quick: bool, peers: bool) -> list[Row]:
-    """All cases; `quick` leaves out the slower peers' second configuration and takes fewer files."""
+def run(work: Path, names: tuple[str, ...], *, repeats: int, quick: bool, peers: bool) -> list[Row]:
+    """All cases of the named profiles; `quick` takes half of the files."""
     have_peers = peers and shutil.which("Orthanc") is not None
-    names = ("ct", "cxr-jls", "cxr-raw")
     files = {name: prepare(PROFILES[name], work / "data") for name in names}
     if quick:
         files = {name: found[: len(found) // 2] for name, found in files.items()}
@@ -49,7 +48,10 @@ def run(work: Path, *, repeats: int, quick: bool, peers: bool) -> list[Row]:
         detail = {"four_senders": four[name], "sixteen": measured[OURS]}
         case = f"{name}, 16 senders"
         rows.append(Row("ingest", case, measured[OURS], "files/s", "ours, 4 senders", four[name], 1.0, detail=detail))
-    for name, goal, part in (("ct", 5.0, _thinned(files["ct"], 25)), ("cxr-jls", 2.5, files["cxr-jls"][:48])):
+    for name, goal in (("ct", 5.0), ("cxr-jls", 2.5)):
+        if name not in names:
+            continue
+        part = _thinned(files[name], 25) if name == "ct" else files[name][:48]
         sqlite = {k: v for k, v in _peers(nodelay=False).items() if "PostgreSQL" not in k}
         measured = _measure(Load(work, name, part, 4, repeats, nagle=True), sqlite if have_peers else {})
         rows += _rows(f"{name}, 4 stock clients (Nagle on)", measured, {BEST: goal})
