@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+
+from dcmtk import find
 
 _ANSWER = re.compile(rb"Received Store Response \(([^)]*)\)")
 
@@ -39,13 +39,14 @@ def push(port: int, aet: str, files: list[Path], *, senders: int, option: str, n
     environment = {name: value for name, value in os.environ.items() if name != "TCP_NODELAY"}
     if not nagle:
         environment["TCP_NODELAY"] = "1"
+    client = find("storescu") or "storescu"
     os.sync()
     with tempfile.TemporaryDirectory() as logs:
         start = time.monotonic()
         processes = []
         for number, part in enumerate(_deal(files, senders)):
             with Path(logs, str(number)).open("wb") as log:
-                command = [_storescu(), "-v", "-R", option, "-aet", "BENCH", "-aec", aet, "127.0.0.1", str(port)]
+                command = [client, "-v", "-R", option, "-aet", "BENCH", "-aec", aet, "127.0.0.1", str(port)]
                 processes.append(subprocess.Popen([*command, *part], stdout=log, stderr=log, env=environment))
         codes = [process.wait(300) for process in processes]
         seconds = time.monotonic() - start
@@ -55,13 +56,6 @@ def push(port: int, aet: str, files: list[Path], *, senders: int, option: str, n
     if any(codes) or good != len(files):
         raise RuntimeError(f"{good} of {len(files)} files stored, exit codes {codes}: {text[-500:]!r}")
     return Pushed(len(files), size / 1e6, seconds)
-
-
-def _storescu() -> str:
-    """DCMTK's: pynetdicom puts a program of the same name beside Python's own."""
-    ours = Path(sys.executable).parent
-    folders = os.pathsep.join(each for each in os.environ["PATH"].split(os.pathsep) if Path(each) != ours)
-    return shutil.which("storescu", path=folders) or "storescu"
 
 
 def _deal(files: list[Path], senders: int) -> list[list[str]]:

@@ -38,7 +38,7 @@ class Item:
     flagged: bool
     probability: float | None
     model: str
-    findings: list[dict[str, Any]]  # [{name, probability, threshold}] above threshold, highest first
+    findings: list[dict[str, Any]]  # [{name, probability, threshold}] named ones, strongest first
     site: str
     priority: str  # stat | urgent | routine
     scored_at: dt.datetime | None

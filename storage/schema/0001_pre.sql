@@ -182,7 +182,7 @@ CREATE TABLE worklist (
     flagged      boolean NOT NULL DEFAULT false,
     probability  real,
     model        text NOT NULL DEFAULT '',          -- name version of the model behind probability
-    findings     jsonb NOT NULL DEFAULT '[]',       -- [{name, probability, threshold}] above threshold, highest first
+    findings     jsonb NOT NULL DEFAULT '[]',       -- [{name, probability, threshold}] at or above their strict thresholds, strongest first
     score_fk     bigint REFERENCES scores ON DELETE SET NULL,
     site         text COLLATE "C" NOT NULL,
     study_date   date,

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -20,6 +18,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
+from dcmtk import find
 from raw_dicom import Raw
 
 from pacs.dimse.policy import ReceiverPolicy
@@ -95,12 +94,9 @@ def kept_aside(database: Database, store: Any) -> Callable[[], list[tuple[str, s
 @pytest.fixture
 def dcmtk() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run a DCMTK client; skips where it is not installed."""
-    # pynetdicom puts programs of the same names beside Python's own.
-    ours = Path(sys.executable).parent
-    folders = os.pathsep.join(each for each in os.environ["PATH"].split(os.pathsep) if Path(each) != ours)
 
     def run(tool: str, *args: object) -> subprocess.CompletedProcess[str]:
-        found = shutil.which(tool, path=folders)
+        found = find(tool)
         if found is None:
             pytest.skip(f"needs DCMTK's {tool}")
         return subprocess.run([found, *map(str, args)], capture_output=True, text=True, timeout=60, check=False)
