@@ -10,7 +10,20 @@ import anyio
 from anyio import to_thread
 from fastapi import Depends, FastAPI
 
-from api import audit, findings, health, instances, jobs, metrics, page, problems, set_aside, studies, worklist
+from api import (
+    audit,
+    dicomweb,
+    findings,
+    health,
+    instances,
+    jobs,
+    metrics,
+    page,
+    problems,
+    set_aside,
+    studies,
+    worklist,
+)
 from api.config import ApiConfig, check_safe
 from api.context import Context, known_parameters
 from api.events import Events
@@ -60,6 +73,8 @@ def create_app(database: Database, store: ObjectStore, config: ApiConfig) -> Fas
     problems.install(app)
     for router in ROUTERS:
         app.include_router(router, dependencies=[Depends(known_parameters)])
+    for router in dicomweb.ROUTERS:  # each judges its own parameters, as PS3.18 says
+        app.include_router(router, prefix=dicomweb.ROOT)
     app.include_router(page.router)  # a link with a stray parameter still opens the page
     page.mount(app)
     app.add_middleware(Gate, config=config, observe=app.state.metrics.observe)

@@ -35,6 +35,8 @@ CREATE TABLE studies (
     site                text COLLATE "C" NOT NULL,   -- from the site table in the settings, else ''
     requested_priority  text NOT NULL,               -- stat | urgent | routine
     modalities          text[] NOT NULL,             -- of its series
+    hidden              boolean NOT NULL DEFAULT false, -- rejected or deleted: no read path shows it
+    corrections         jsonb,                       -- DICOM JSON attributes (PS3.18 F.2) that override those of every object of the study on its way out
     created_at          timestamptz NOT NULL DEFAULT now()
 );
 CREATE INDEX studies_patient ON studies (patient_fk);
@@ -71,6 +73,8 @@ CREATE TABLE series (
     manufacturer        text COLLATE "C" NOT NULL,
     manufacturer_model  text COLLATE "C" NOT NULL,
     institution_name    text COLLATE "C" NOT NULL,
+    hidden              boolean NOT NULL DEFAULT false,
+    corrections         jsonb,                       -- as in studies, for the objects of the series
     created_at          timestamptz NOT NULL DEFAULT now(),
     UNIQUE (series_uid, study_fk)                    -- some senders use one series UID in two studies
 );
@@ -105,7 +109,8 @@ CREATE TABLE instances (
     received_at        timestamptz NOT NULL DEFAULT now(),
     urgency            smallint NOT NULL,           -- that was asked for with it: 0 routine, 1 urgent, 2 stat
     triage             text NOT NULL,               -- waiting | scored | not_eligible | failed
-    triage_reason      text NOT NULL DEFAULT ''
+    triage_reason      text NOT NULL DEFAULT '',
+    hidden             boolean NOT NULL DEFAULT false
 );
 CREATE INDEX instances_series ON instances (series_fk);
 

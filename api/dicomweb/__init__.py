@@ -1,0 +1,10 @@
+"""DICOMweb (PS3.18): one file for each service, its router listed here."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+__all__ = ["ROOT", "ROUTERS"]
+
+ROOT = "/dicom-web"
+ROUTERS: tuple[APIRouter, ...] = ()
