@@ -1,4 +1,10 @@
-"""The systems that are measured, each started fresh on loopback in an empty folder, stopped and removed afterwards."""
+"""The systems that are measured, each on loopback.
+
+They run in an empty folder that is removed afterwards, or, with `keep`, in one that stays (a filled index).
+
+    with sangloc(work / "state") as running: ...                                       # running.port, .http, .aet
+    with orthanc(work / "state", nodelay=True, plugins=DICOMWEB) as running: ...       # and DICOMweb at ORTHANC_WEB
+"""
 
 from __future__ import annotations
 
@@ -11,13 +17,18 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 BIN = Path(sys.executable).parent
-POSTGRES_PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancPostgreSQLIndex.so")
+_PLUGINS = Path("/usr/share/orthanc/plugins")
+POSTGRES_PLUGIN = _PLUGINS / "libOrthancPostgreSQLIndex.so"
+DICOMWEB = (_PLUGINS / "libOrthancDicomWeb.so",)
+ORTHANC_WEB = SANGLOC_WEB = "/dicom-web"  # under http://127.0.0.1:{running.http}
+# Queries and retrievals: Orthanc answers everybody.
+OPEN = {"DicomAlwaysAllowFind": True, "DicomAlwaysAllowGet": True, "DicomAlwaysAllowMove": True}
 TUNED = {
     "MaximumPduLength": 131072,
     "StoreMD5ForAttachments": False,
@@ -41,9 +52,16 @@ def free_port() -> int:
 
 
 @contextmanager
-def sangloc(folder: Path, *options: str, timeout_s: float = 90, environment: dict[str, str] | None = None):
-    """`sangloc up` on an empty data folder; ready when it says so in ready.json."""
-    data = _empty(folder)
+def sangloc(
+    folder: Path,
+    *options: str,
+    timeout_s: float = 90,
+    environment: dict[str, str] | None = None,
+    keep: bool = False,
+):
+    """`sangloc up` on the data folder; ready when it says so in ready.json."""
+    data = folder if keep else _empty(folder)
+    (data / "ready.json").unlink(missing_ok=True)
     dicom, http = free_port(), free_port()
     command = [BIN / "sangloc", "up", "--data", data, "--dicom-port", str(dicom), "--http-port", str(http), *options]
     log = (folder.parent / "sangloc.log").open("ab")
@@ -54,13 +72,22 @@ def sangloc(folder: Path, *options: str, timeout_s: float = 90, environment: dic
             raise RuntimeError(f"sangloc up ended with {process.returncode}; see {log.name}")
         facts = json.loads(ready.read_text())
         yield Running("SANGLOC", facts["dicom"], facts["http"], facts["pids"], data)
-    shutil.rmtree(folder, ignore_errors=True)
+    if not keep:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
-def orthanc(folder: Path, *, database: str = "sqlite", nodelay: bool, **options: Any):
+def orthanc(
+    folder: Path,
+    *,
+    database: str = "sqlite",
+    nodelay: bool,
+    plugins: Sequence[Path] = (),
+    keep: bool = False,
+    **options: Any,
+):
     """Debian's Orthanc, with its index in SQLite or in a PostgreSQL of its own with Debian's settings."""
-    state = _empty(folder)
+    state = folder if keep else _empty(folder)
     dicom, http = free_port(), free_port()
     settings: dict[str, Any] = {
         "StorageDirectory": str(state / "store"),
@@ -69,7 +96,7 @@ def orthanc(folder: Path, *, database: str = "sqlite", nodelay: bool, **options:
         "DicomPort": dicom,
         "HttpPort": http,
         "AuthenticationEnabled": False,
-        "Plugins": [],
+        "Plugins": [str(plugin) for plugin in plugins],
         **options,
     }
     with (state / "log").open("ab") as log:
@@ -83,7 +110,8 @@ def orthanc(folder: Path, *, database: str = "sqlite", nodelay: bool, **options:
         else:
             with _orthanc(settings, state, log, nodelay) as running:
                 yield running
-    shutil.rmtree(folder, ignore_errors=True)
+    if not keep:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
@@ -93,6 +121,7 @@ def _orthanc(settings: dict[str, Any], state: Path, log: Any, nodelay: bool):
     environment = {**os.environ, **({"TCP_NODELAY": "1"} if nodelay else {})}
     with _process(["Orthanc", state / "orthanc.json"], log, environment, signal.SIGKILL) as process:
         wait_port(settings["DicomPort"])
+        wait_port(settings["HttpPort"])
         yield Running("ORTHANC", settings["DicomPort"], settings["HttpPort"], {"orthanc": [process.pid]}, state)
 
 
