@@ -44,6 +44,7 @@ STATUS_OF: tuple[tuple[type[errors.SanglocError], int], ...] = (
     (errors.InvalidInput, 400),
     (errors.NotFound, 404),
     (errors.NotScorable, 422),
+    (errors.NotTranscodable, 406),
     (errors.ObjectStoreFull, 507),
     (errors.Unavailable, 503),
     (errors.SanglocError, 500),

@@ -9,9 +9,12 @@
     ├── NotFound
     ├── Unavailable                  a part we need is away; trying again later is right
     │   ├── DatabaseUnavailable
-    │   └── ObjectStoreUnavailable
-    │       └── ObjectStoreFull
+    │   ├── ObjectStoreUnavailable
+    │   │   └── ObjectStoreFull
+    │   └── PeerUnavailable          another system that we talk to is away, or broke off
+    │       └── PeerRefused          it answers, and says no to the association
     ├── DigestMismatch               stored bytes are not the bytes that were acknowledged
+    ├── NotTranscodable              an object that cannot be sent in any form that the receiver takes
     ├── NotScorable                  an instance that no model reads; the reason is for a person
     └── SettingsError                the settings contradict each other or are unsafe
 
@@ -34,9 +37,12 @@ __all__ = [
     "InvalidUID",
     "NotFound",
     "NotScorable",
+    "NotTranscodable",
     "ObjectStoreFull",
     "ObjectStoreUnavailable",
     "ObjectTooLarge",
+    "PeerRefused",
+    "PeerUnavailable",
     "SanglocError",
     "SettingsError",
     "Unavailable",
@@ -90,12 +96,24 @@ class ObjectStoreFull(ObjectStoreUnavailable):
     """The object store has no room left."""
 
 
+class PeerUnavailable(Unavailable):
+    """The other system cannot be reached, or it broke off."""
+
+
+class PeerRefused(PeerUnavailable):
+    """The other system refuses the association."""
+
+
 class DigestMismatch(SanglocError):
     """The stored bytes do not match their SHA-256."""
 
 
 class NotScorable(SanglocError):
     """The instance cannot be scored."""
+
+
+class NotTranscodable(SanglocError):
+    """The object cannot be sent in any form that the receiver takes."""
 
 
 class SettingsError(SanglocError):

@@ -50,7 +50,7 @@ def test_the_files_make_the_schema_that_the_queries_expect(empty: Database) -> N
     tables = {name for kind, name, *_ in schema(empty) if kind == "column"}
     assert tables == {
         "patients", "studies", "name_words", "series", "instances", "set_aside", "jobs", "scores", "findings",
-        "worklist", "workers", "audit", "schema_migrations",
+        "worklist", "workers", "audit", "schema_migrations", "peers",
     }  # fmt: skip
 
 
