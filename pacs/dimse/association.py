@@ -85,6 +85,8 @@ class Association:
         self._wire: w.Wire | None = None
         self._agreed = Negotiated(b"", {}, 0, "")
         self._unread: Command | None = None  # the request whose data set was not read yet
+        self._early: Command | None = None  # a request that came while another one was served
+        self._cancelled: int | None = None  # Message ID of the operation that a C-CANCEL asks to end
 
     # ---- what services use
 
@@ -97,6 +99,53 @@ class Association:
     def context(self, request: Command) -> Context:
         """The presentation context in which a request came."""
         return self._agreed.contexts[request.context_id]
+
+    @property
+    def contexts(self) -> Mapping[int, Context]:
+        """The accepted presentation contexts by id."""
+        return self._agreed.contexts
+
+    @property
+    def peer_max_pdu_bytes(self) -> int:
+        """The longest PDU that the peer takes; 0: no limit."""
+        return self._agreed.peer_max_pdu_bytes
+
+    def cancelled(self, request: Command) -> bool:
+        """Whether the peer has asked to end this operation (PS3.7 9.3.2.3); never waits."""
+        while self._early is None and self._cancelled != request.message_id and self.wire.readable():
+            self._note(self._next())
+        return self._cancelled == request.message_id
+
+    def response(self, message_id: int) -> Command:
+        """Wait for the answer to a request of ours. Raises `PeerTimeoutError` and what `Wire.command` does.
+
+        A C-CANCEL that comes before it is noted for `cancelled`.
+        """
+        while True:
+            command = self._next()
+            if command.field & dimse.RESPONSE:
+                if command.responded_to != message_id:
+                    raise w.ProtocolError(w.INVALID_PARAMETER, "a response to nothing that was asked")
+                if command.has_data_set:
+                    self.receive_data(command, lambda _: None)
+                return command
+            self._note(command)
+
+    def _next(self) -> Command:
+        """The next command set from the wire."""
+        context_id, data = self.wire.command()
+        if context_id not in self._agreed.contexts:
+            raise w.ProtocolError(w.INVALID_PARAMETER, f"presentation context {context_id} was not accepted")
+        return dimse.decode(context_id, data)
+
+    def _note(self, command: Command) -> None:
+        """Keep what came while an operation runs: a C-CANCEL, or one request for later."""
+        if command.field == dimse.C_CANCEL_RQ:
+            self._cancelled = command.responded_to
+        elif self._early is None and not command.field & dimse.RESPONSE:
+            self._early = command
+        else:
+            raise w.ProtocolError(w.INVALID_PARAMETER, "a message that has no place within an operation")
 
     def receive_data(self, request: Command, sink: w.Sink) -> int:
         """Hand the request's data set to `sink` as it comes; returns its bytes. Errors as in `Wire.data_set`."""
@@ -210,11 +259,12 @@ class Association:
         """Messages until the association ends, which raises."""
         while True:
             self._enter(Phase.IDLE)
-            self.wire.wait(self.policy.idle_timeout_s)
-            context_id, data = self.wire.command()
-            if context_id not in self._agreed.contexts:
-                raise w.ProtocolError(w.INVALID_PARAMETER, f"presentation context {context_id} was not accepted")
-            self._handle(dimse.decode(context_id, data))
+            request, self._early = self._early, None
+            if request is None:
+                self.wire.wait(self.policy.idle_timeout_s)
+                request = self._next()
+            self._cancelled = None
+            self._handle(request)
 
     def _handle(self, request: Command) -> None:
         self._enter(Phase.BUSY)

@@ -46,6 +46,16 @@ class Command:
     has_data_set: bool
     elements: Mapping[int, bytes]
 
+    @property
+    def responded_to(self) -> int | None:
+        """Message ID Being Responded To (0000,0120): of the request that a response or a cancel names; None without."""
+        return self.number(RESPONDED_TO)
+
+    def number(self, element: int) -> int | None:
+        """A US value; None where it is absent or malformed."""
+        value = self.elements.get(element, b"")
+        return int(_US.unpack(value)[0]) if len(value) == _US.size else None
+
     def uid(self, element: int) -> str:
         """A UI value without its padding, '' where absent; bytes outside ASCII are shown escaped."""
         return self.elements.get(element, b"").rstrip(b"\0 ").decode("ascii", "backslashreplace")

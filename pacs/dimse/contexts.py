@@ -75,6 +75,7 @@ class Context:
 
     abstract_syntax: str
     transfer_syntax: str
+    peer_is_scp: bool = False  # the requestor takes C-STORE requests in it, as a C-GET needs (PS3.7 D.3.3.4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +105,8 @@ def negotiate(request: bytes, *, max_pdu_bytes: int, allow_private: bool) -> Neg
         pdu.decode(bytes((ASSOCIATE_RQ, 0)) + len(request).to_bytes(4, "big") + request)
         primitive = pdu.to_primitive()
         proposed = primitive.presentation_context_definition_list
-        results, roles = _answer(proposed, _roles(primitive), allow_private)
+        asked_roles = _roles(primitive)
+        results, roles = _answer(proposed, asked_roles, allow_private)
     except Exception as error:  # pynetdicom lets struct, value and key errors of garbage through
         raise ProtocolError(INVALID_PARAMETER, f"A-ASSOCIATE-RQ cannot be read: {type(error).__name__}") from error
     if not proposed or len({context.context_id for context in proposed}) < len(proposed):
@@ -112,7 +114,11 @@ def negotiate(request: bytes, *, max_pdu_bytes: int, allow_private: bool) -> Neg
     return Negotiated(
         accept_pdu=_accept(request, results, roles, max_pdu_bytes),
         contexts={
-            context.context_id: Context(str(context.abstract_syntax), str(context.transfer_syntax[0]))
+            context.context_id: Context(
+                str(context.abstract_syntax),
+                str(context.transfer_syntax[0]),
+                peer_is_scp=asked_roles.get(context.abstract_syntax, (True, False))[1],
+            )
             for context in results
             if context.result == 0
         },

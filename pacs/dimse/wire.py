@@ -174,6 +174,12 @@ class Wire:
         if not self._poll.poll(seconds * 1000):
             raise PeerTimeoutError
 
+    def readable(self) -> bool:
+        """Whether something (or the end of the connection) can be read now."""
+        if self._pos < self._end or (isinstance(self._sock, ssl.SSLSocket) and self._sock.pending()):
+            return True
+        return bool(self._poll.poll(0))
+
     def give_buffer_back(self) -> None:
         """Return the buffer to the pool; what is unread in it is lost."""
         if self._buffer is not None:
@@ -325,7 +331,7 @@ class Wire:
 
     # ---- sending
 
-    def send(self, data: bytes) -> None:
+    def send(self, data: bytes | memoryview) -> None:
         """Send all. Raises `ConnectionLostError` or `PeerTimeoutError`."""
         try:
             self._sock.sendall(data)
@@ -333,6 +339,21 @@ class Wire:
             raise PeerTimeoutError from error
         except OSError as error:
             raise ConnectionLostError from error
+
+    def send_parts(self, parts: Sequence[memoryview]) -> None:
+        """Send all of them in order, without copying them into one. Errors as in `send`."""
+        if self._tls:
+            for part in parts:
+                self.send(part)
+            return
+        try:
+            left = self._sock.sendmsg(parts) - sum(map(len, parts))
+        except (BlockingIOError, TimeoutError) as error:
+            raise PeerTimeoutError from error
+        except OSError as error:
+            raise ConnectionLostError from error
+        if left:  # the socket's buffer is full
+            self.send(memoryview(b"".join(parts))[left:])
 
     def send_message(self, context_id: int, command: bytes, max_pdu_bytes: int, data: bytes | None = None) -> None:
         """Send a command set and a data set in PDUs of at most `max_pdu_bytes` (0: no limit), one PDV each."""
