@@ -194,6 +194,15 @@ def triage(config: Config = None, data: Data = None, lifeline: LifelineFd = None
 
 
 @app.command()
+def exchange(config: Config = None, data: Data = None, lifeline: LifelineFd = None) -> None:
+    """Run only the background tasks: forwarding, commitment, notifications, clearing up."""
+    from pacs import parts
+    from pacs.lifeline import Lifeline
+
+    parts.run_exchange(_load(config, data=data), Lifeline(lifeline).ready)
+
+
+@app.command()
 def serve(
     *,
     config: Config = None,

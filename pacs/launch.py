@@ -51,6 +51,7 @@ def up(settings: Settings, say: Callable[[str], None]) -> None:
             parts=[
                 *_receivers(settings, dicom.fileno()),
                 *(Part("worker", 1 + n, ["triage"]) for n in range(settings.worker.count)),
+                Part("exchange", 1, ["exchange"], late=True),
                 Part("api", 1, ["serve", "--listen-fd", str(http.fileno())], [http.fileno()]),
             ],
             environment=_child_environment(settings),

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from api.config import ApiConfig
     from pacs.dimse.policy import ReceiverPolicy
     from pacs.ingest import Ingest
+    from pacs.tasks import ExchangeConfig
     from storage.database import Database
     from storage.objects import ObjectStore
 
@@ -36,10 +37,12 @@ __all__ = [
     "check",
     "cores",
     "database",
+    "exchange_config",
     "ingest",
     "object_store",
     "receiver_policy",
     "run_api",
+    "run_exchange",
     "run_receiver",
     "run_worker",
     "site_of",
@@ -160,6 +163,13 @@ def api_config(settings: Settings) -> ApiConfig:
     return ApiConfig(tokens={name: token.get_secret_value() for name, token in settings.http.tokens.items()})
 
 
+def exchange_config(settings: Settings) -> ExchangeConfig:
+    """What the background tasks are told."""
+    from pacs.tasks import ExchangeConfig
+
+    return ExchangeConfig(ae_title=settings.dicom.ae_title, settle_s=settings.exchange.settle_s)
+
+
 def site_of(settings: Settings) -> Callable[[str, str], str]:
     """From calling AE title (and address, which decides nothing yet) to the name of the site, '' for an unknown one."""
     names = {title: site.name for site in settings.sites for title in site.ae_titles}
@@ -236,6 +246,17 @@ def run_api(settings: Settings, listen_fd: int | None, on_ready: Callable[[int],
         listen_fd=listen_fd,
         on_ready=on_ready,
     )
+
+
+def run_exchange(settings: Settings, on_ready: Callable[[], None]) -> None:
+    """Run the background tasks until SIGTERM or SIGINT."""
+    from pacs import exchange
+    from pacs.tasks import Exchange
+
+    parts = Exchange(database(settings, "exchange"), object_store(settings), exchange_config(settings))
+    stop = _stop_event()
+    on_ready()
+    exchange.run(parts, stop)
 
 
 def cores() -> int:

@@ -16,6 +16,7 @@ from storage.errors import SettingsError
 __all__ = [
     "Database",
     "Dicom",
+    "Exchange",
     "Http",
     "Log",
     "Objects",
@@ -169,6 +170,14 @@ class Triage(Section):
     )
 
 
+class Exchange(Section):
+    """The process that forwards, notifies and clears up."""
+
+    settle_s: Seconds = Field(
+        default=60.0, description="a study is taken for complete when nothing new came to it for so many seconds"
+    )
+
+
 class Site(Section):
     """A hospital or department, known by the AE titles that send for it, with waits and a threshold of its own."""
 
@@ -199,6 +208,7 @@ class Settings(Section):
     http: Http = Http()
     worker: Worker = Worker()
     triage: Triage = Triage()
+    exchange: Exchange = Exchange()
     sites: tuple[Site, ...] = Field(default=(), description="sites with their AE titles, waits and operating points")
     log: Log = Log()
 

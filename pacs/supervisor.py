@@ -28,10 +28,11 @@ __all__ = ["Kind", "Part", "Supervisor", "listen", "stop_on_signals"]
 
 log = structlog.get_logger()
 
-Kind = Literal["receiver", "worker", "api"]
+Kind = Literal["receiver", "worker", "exchange", "api"]
 _STOP_ORDER: tuple[tuple[Kind, float], ...] = (
     ("receiver", 0.0),
     ("worker", 20.0),
+    ("exchange", 10.0),
     ("api", 10.0),
 )  # seconds each may take
 _TICK_S = 0.1
@@ -50,6 +51,7 @@ class Part:
     number: int
     command: Sequence[str]
     descriptors: Sequence[int] = ()
+    late: bool = False  # started when the others are ready, which nobody waits for
     process: subprocess.Popen[bytes] | None = None
     channel: socket.socket | None = None
     ready: bool = False
@@ -137,11 +139,12 @@ class Supervisor:
                 self._start_what_is_due()
                 self._mind_the_database()
                 self._mind_the_parts()
-                if not self._announced and all(part.ready for part in self.parts):
+                if not self._announced and all(part.ready for part in self.parts if not part.late):
                     self._announced = True
+                    self._start_what_is_due()
                     on_ready()
                 if not self._announced and time.monotonic() > deadline:
-                    late = next(part for part in self.parts if not part.ready)
+                    late = next(part for part in self.parts if not part.ready and not part.late)
                     raise SanglocError(
                         f"{late.name} was not ready after {_START_TIMEOUT_S:.0f} s{self._last_words(late)}"
                     )
@@ -162,7 +165,7 @@ class Supervisor:
     def _start_what_is_due(self) -> None:
         now = time.monotonic()
         for part in self.parts:
-            if part.process is None and now >= part.start_after:
+            if part.process is None and now >= part.start_after and (self._announced or not part.late):
                 part.start(self.environment, self.logs)
 
     def _mind_the_parts(self) -> None:

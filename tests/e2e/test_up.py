@@ -60,6 +60,7 @@ def test_the_contract_for_outside_tools(system: Any) -> None:
     assert {kind: len(pids) for kind, pids in facts["pids"].items()} == {
         "receiver": 2,
         "worker": 0,
+        "exchange": 1,
         "api": 1,
         "database": 1,
     }
