@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api import sendfile
 from api.config import ApiConfig, is_loopback
 from api.problems import log_failure, problem
 
@@ -100,6 +101,9 @@ class _Answer:
                 headers.setdefault(name, value)
             headers.setdefault("Cache-Control", "no-store")
         try:
+            if message["type"] == sendfile.EXTENSION:  # may be gigabytes: it watches over the client's pace by itself
+                await self._send({**message, "stall_s": self._timeout_s})
+                return
             async with asyncio.timeout(self._timeout_s):
                 await self._send(message)
         except TimeoutError:

@@ -12,8 +12,9 @@ from functools import partial
 
 import structlog
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from api import sendfile
 from api.app import create_app
 from api.config import ApiConfig, check_safe
 from storage.database import Database
@@ -143,11 +144,15 @@ class _Protocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        if sendfile.offered(self.transport):
+            self.scope["extensions"] = {sendfile.EXTENSION: {}}
         self._expect_headers()
 
     def on_headers_complete(self) -> None:
         self._got_headers()
         super().on_headers_complete()
+        if type(self.cycle) is RequestResponseCycle:  # made a moment ago and not begun: uvicorn takes no class for it
+            self.cycle.__class__ = sendfile.ZeroCopyCycle
 
     def send_400_response(self, msg: str) -> None:
         body = b'{"type":"about:blank","title":"Bad Request","status":400,"detail":"%s"}' % msg.encode("ascii")
