@@ -6,22 +6,24 @@ fragments of a data set are handed on as views of the buffer, many at a time, wi
 
 from __future__ import annotations
 
-import mmap
 import select
 import socket
 import ssl
 import struct
-import threading
 import time
 from collections.abc import Callable, Sequence
 
+from pacs.dimse.buffers import BufferPool
 from storage.errors import ObjectTooLarge
 
 __all__ = [
     "ABORT",
+    "ASSOCIATE_AC",
+    "ASSOCIATE_RJ",
     "ASSOCIATE_RQ",
     "INVALID_PARAMETER",
     "P_DATA",
+    "RELEASE_RP",
     "RELEASE_RQ",
     "BufferPool",
     "ConnectionLostError",
@@ -34,7 +36,7 @@ __all__ = [
     "WireError",
 ]
 
-ASSOCIATE_RQ, P_DATA, RELEASE_RQ, RELEASE_RP, ABORT = 1, 4, 5, 6, 7
+ASSOCIATE_RQ, ASSOCIATE_AC, ASSOCIATE_RJ, P_DATA, RELEASE_RQ, RELEASE_RP, ABORT = range(1, 8)
 # Reasons of an A-ABORT by the service provider (PS3.8 table 9-26).
 UNRECOGNIZED_PDU, UNEXPECTED_PDU, INVALID_PARAMETER = 1, 2, 6
 
@@ -42,8 +44,8 @@ _COMMAND, _LAST = 1, 2  # bits of the message control header (PS3.8 E.2)
 _MAX_COMMAND_BYTES = 1 << 16
 _MAX_CONTROL_BYTES = 1 << 18  # an A-ASSOCIATE-RQ with 128 contexts of 40 transfer syntaxes has 150 kB
 _LEAST_ROOM = 1 << 14  # with less free space at its end the buffer is emptied before the next recv
+_TICK_S = 1.0
 _KEEP_BUFFER_MS = 100  # an association that is silent for longer gives its buffer back
-_BUFFER_BYTES = 1 << 19
 
 _PDU = struct.Struct(">BxI")
 _PDV = struct.Struct(">IBB")
@@ -79,29 +81,6 @@ class PeerAbortedError(WireError):
 
 class ReleaseRequestedError(WireError):
     """The peer sent an A-RELEASE-RQ."""
-
-
-class BufferPool:
-    """Receive buffers shared by all connections of a process, so that an idle association holds none."""
-
-    def __init__(self, buffer_bytes: int = _BUFFER_BYTES, keep: int = 32) -> None:
-        self.buffer_bytes = buffer_bytes
-        self._keep = keep
-        self._free: list[memoryview] = []
-        self._lock = threading.Lock()
-
-    def take(self) -> memoryview:
-        """A buffer with arbitrary content."""
-        with self._lock:
-            if self._free:
-                return self._free.pop()
-        return memoryview(mmap.mmap(-1, self.buffer_bytes))  # leaves the process whole when it is dropped
-
-    def give(self, buffer: memoryview) -> None:
-        """Give a buffer back."""
-        with self._lock:
-            if len(self._free) < self._keep:
-                self._free.append(buffer)
 
 
 class _Held:
@@ -146,7 +125,20 @@ class Wire:
         self._deadline: float | None = None
         self._held: _Held | None = None
         self._tls = isinstance(sock, ssl.SSLSocket)
+        self._timeout_s = timeout_s
+        self._tick: Callable[[], None] | None = None
         self._set_timeout(timeout_s)
+
+    def attend(self, tick: Callable[[], None]) -> None:
+        """Call `tick` about once a second while the peer keeps us waiting; what it raises ends the wait."""
+        self._tick = tick
+        self._set_timeout(min(self._timeout_s, _TICK_S))
+
+    def _waited(self, since: float) -> None:
+        """The kernel's time-out is over: go on waiting, or raise `PeerTimeoutError`."""
+        if self._tick is None or time.monotonic() - since >= self._timeout_s:
+            raise PeerTimeoutError
+        self._tick()
 
     def _set_timeout(self, seconds: float) -> None:
         if self._tls:
@@ -192,14 +184,18 @@ class Wire:
         buffer = self._make_room()
         if self._deadline is not None and not self._pending():
             raise PeerTimeoutError
-        try:
-            # A client with Nagle's algorithm holds its last segment until we acknowledge: do it now, not in 40 ms.
-            self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
-            count = self._sock.recv_into(buffer[self._end :])
-        except (BlockingIOError, TimeoutError) as error:
-            raise PeerTimeoutError from error
-        except OSError as error:
-            raise ConnectionLostError from error
+        since = 0.0
+        while True:
+            try:
+                # A client with Nagle's algorithm holds its last segment until we acknowledge: do it now, not in 40 ms.
+                self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+                count = self._sock.recv_into(buffer[self._end :])
+                break
+            except (BlockingIOError, TimeoutError):
+                since = since or time.monotonic() - _TICK_S
+                self._waited(since)
+            except OSError as error:
+                raise ConnectionLostError from error
         if not count:
             raise ConnectionLostError
         self._end += count
@@ -253,16 +249,20 @@ class Wire:
         self._pos += _PDU.size
         return kind, length
 
-    def control(self, expected: int) -> bytes:
-        """The body of the next PDU, which must be of the expected type."""
+    def control(self, *expected: int) -> bytes:
+        """The body of the next PDU, which must be of an expected type."""
+        return self.pdu(*expected)[1]
+
+    def pdu(self, *expected: int) -> tuple[int, bytes]:
+        """Type and body of the next PDU, which must be of an expected type."""
         kind, length = self._header()
         if kind == ABORT:
             raise PeerAbortedError
-        if kind != expected:
+        if kind not in expected:
             raise ProtocolError(UNEXPECTED_PDU, f"unexpected PDU type {kind}")
         if length > _MAX_CONTROL_BYTES:
             raise ProtocolError(INVALID_PARAMETER, f"PDU of {length} bytes")
-        return self._take(length)
+        return kind, self._take(length)
 
     def _pdv(self) -> tuple[int, int, int]:
         """Step to the next presentation data value: context id, message control header, bytes of the fragment."""
@@ -333,30 +333,31 @@ class Wire:
 
     def send(self, data: bytes | memoryview) -> None:
         """Send all. Raises `ConnectionLostError` or `PeerTimeoutError`."""
-        try:
-            self._sock.sendall(data)
-        except (BlockingIOError, TimeoutError) as error:
-            raise PeerTimeoutError from error
-        except OSError as error:
-            raise ConnectionLostError from error
+        self.send_parts((memoryview(data),))
 
     def send_parts(self, parts: Sequence[memoryview]) -> None:
         """Send all of them in order, without copying them into one. Errors as in `send`."""
-        if self._tls:
-            for part in parts:
-                self.send(part)
-            return
-        try:
-            left = self._sock.sendmsg(parts) - sum(map(len, parts))
-        except (BlockingIOError, TimeoutError) as error:
-            raise PeerTimeoutError from error
-        except OSError as error:
-            raise ConnectionLostError from error
-        if left:  # the socket's buffer is full
-            self.send(memoryview(b"".join(parts))[left:])
+        left, since = list(parts), time.monotonic()
+        while left:
+            try:
+                sent = self._sock.send(left[0]) if self._tls else self._sock.sendmsg(left)
+            except (BlockingIOError, TimeoutError):
+                self._waited(since)
+                continue
+            except OSError as error:
+                raise ConnectionLostError from error
+            while left and sent >= len(left[0]):
+                sent -= len(left.pop(0))
+            if left:  # the socket's buffer was full for as long as the kernel waits
+                left[0], since = left[0][sent:], time.monotonic()
 
     def send_message(self, context_id: int, command: bytes, max_pdu_bytes: int, data: bytes | None = None) -> None:
         """Send a command set and a data set in PDUs of at most `max_pdu_bytes` (0: no limit), one PDV each."""
+        self.send(self.message(context_id, command, max_pdu_bytes, data))
+
+    @staticmethod
+    def message(context_id: int, command: bytes, max_pdu_bytes: int, data: bytes | None = None) -> bytes:
+        """What `send_message` sends, for whoever sends many at a time."""
         out = bytearray()
         for control, body in ((_COMMAND, command), (0, data)):
             if body is None:
@@ -367,7 +368,7 @@ class Wire:
                 flags = control | (_LAST if at + room >= len(body) else 0)
                 out += _PDATA.pack(P_DATA, len(part) + _PDV.size, len(part) + 2, context_id, flags)
                 out += part
-        self.send(bytes(out))
+        return bytes(out)
 
     # ---- the end
 
