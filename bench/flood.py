@@ -3,8 +3,8 @@
     python -m bench.flood --studies 5000000     # about 10,000,000 instances
 
 The folder stays under `bench/run/data` and is a data folder of `sangloc up`. It is made again when it is another
-schema's; migrations that came since are applied to it. Studies come in the order of their dates, with two instances each
-on average: radiographs of one or two views, ultrasound, mammography, CT. Two patients in five studies are new ones.
+schema's; migrations that came since are applied to it. Studies come in the order of their dates, with two instances
+each on average: radiographs of one or two views, ultrasound, mammography, CT. Two patients in five studies are new.
 """
 
 from __future__ import annotations

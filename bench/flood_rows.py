@@ -160,8 +160,8 @@ CROSS JOIN LATERAL (SELECT {_uid("3", "(32 * series_pk + i)", 8)} AS uid) AS u
 CROSS JOIN LATERAL (SELECT md5(uid) AS digest) AS d
 WHERE study_fk BETWEEN %(start)s + 1 AND %(end)s + 1""",
     "worklist": """
-INSERT INTO worklist (study_fk, study_uid, state, arrived_at, latest_due_at, due_at, status, reason, flagged, probability,
-    model, site, study_date, priority, modalities, scored_at, read_at, read_by, changed_at)
+INSERT INTO worklist (study_fk, study_uid, state, arrived_at, latest_due_at, due_at, status, reason, flagged,
+    probability, model, site, study_date, priority, modalities, scored_at, read_at, read_by, changed_at)
 SELECT study_pk, study_uid, CASE WHEN is_open THEN 'open' ELSE 'read' END, created_at, created_at + interval '8 hours',
     created_at + interval '8 hours', CASE WHEN chest THEN 'scored' ELSE 'not_eligible' END,
     CASE WHEN chest THEN '' ELSE 'not a frontal chest radiograph' END, chest AND chance > 0.9,
