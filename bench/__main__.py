@@ -19,7 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]
 
-from bench import flag, idle, ingest, latency, soak, startup  # noqa: E402
+from bench import flag, idle, ingest, latency, query, scale, soak, startup  # noqa: E402
 from bench.table import Row, keep, machine, show  # noqa: E402
 
 
@@ -78,6 +78,9 @@ def _benches(options: argparse.Namespace) -> dict[str, Callable[[Path], list[Row
         "flag": partial(flag.run, quick=quick),
         "triage": partial(triage, quick=quick),
         "latency": partial(latency.run, quick=quick),
+        "query": partial(query.run, quick=quick, peers=peers),
+        "scale": partial(scale.run, quick=quick),
+        "scale-ingest": partial(scale.run_ingest, quick=quick),
     }
 
 

@@ -26,7 +26,7 @@ _STATUS = b"\0\0\0\x09\x02\0\0\0"  # (0000,0900), two bytes
 _FORK = multiprocessing.get_context("fork")
 _PATIENCE_S = 120
 
-Ask = Callable[[bytes], int]  # a prepared query; gives the number of answers
+Ask = Callable[[Any], int]  # a prepared query; gives the number of answers
 
 
 @dataclass
@@ -129,7 +129,7 @@ def http_client(port: int) -> Ask:
     return ask
 
 
-def measure(connect: Callable[[], Ask], queries: Sequence[Sequence[bytes]], seconds: float) -> Answered:
+def measure(connect: Callable[[], Ask], queries: Sequence[Sequence[Any]], seconds: float) -> Answered:
     """One client for each list of queries, all at once; each list is asked from its beginning for at most `seconds`.
 
     The first query of a list only warms up.
@@ -165,7 +165,7 @@ def _received(pipe: Connection, seconds: float) -> tuple[list[float], int, str]:
 
 
 def _client(
-    connect: Callable[[], Ask], items: Sequence[bytes], seconds: float, barrier: Barrier, pipe: Connection
+    connect: Callable[[], Ask], items: Sequence[Any], seconds: float, barrier: Barrier, pipe: Connection
 ) -> None:
     times: list[float] = []
     answers, problem = 0, ""

@@ -1,0 +1,164 @@
+"""Does size matter: queries and C-STORE at 10,000,000 instances against few, both archives asked by turns.
+
+The large one is made once (`bench/flood.py`, about 6 minutes and 19 GB) and kept. Its files are read once before the
+measurement, as those of an archive are that has been running for a while: what is measured is the index, not the disk.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import dicom_client
+
+from bench.flood import flooded
+from bench.lean import Answered, Ask, measure
+from bench.query import (
+    COUNTS,
+    KINDS,
+    MOST,
+    STUDIES,
+    Case,
+    Study,
+    archive,
+    brief,
+    by_turns,
+    connector,
+    conninfo_of,
+    finds,
+    paths,
+    sample,
+)
+from bench.systems import Running, sangloc
+from bench.table import Row
+from storage.names import fold
+
+MANY, QUICK_MANY = 5_000_000, 50_000
+FEW = 5_000  # studies, with 10,000 instances
+ROUNDS = 6
+STORE_BYTES = 100_000
+EXACT = ("PatientID", "accession")
+ENOUGH_FREE = 30e9  # bytes of disk
+
+
+def run(work: Path, *, quick: bool) -> list[Row]:
+    """Queries at 5,000,000 studies against 50,000."""
+    many = QUICK_MANY if quick else MANY
+    if not _room(work, many):
+        return []
+    seconds = 4.0 if quick else 12.0
+    with archive(work, STUDIES // 10 if quick else STUDIES) as small, archive(work, many) as large:
+        _warm(large.data)
+        rows = []
+        for kind in EXACT:
+            for clients in (1, 8):
+                rows += [_ratio(kind, how, clients, {"few": small, "many": large}, seconds) for how in ("find", "web")]
+        for case, goal in _others(conninfo_of(large)):
+            found = measure(connector(large, case.how), [case.messages], seconds)
+            print(f"  {case.name}: {brief(found)}", flush=True)
+            name = f"{case.name}, {many:,} studies, 1 client, p95"
+            rows.append(Row("scale", name, found.ms(95), "ms", goal=goal, at_most=True, detail=found.detail()))
+    return rows
+
+
+def run_ingest(work: Path, *, quick: bool) -> list[Row]:
+    """C-STORE answers at 10,000,000 instances against 10,000."""
+    many = QUICK_MANY if quick else MANY
+    if not _room(work, many):
+        return []
+    few = flooded(work / "state-few", FEW)
+    rows = []
+    with sangloc(few, "--no-worker", keep=True) as small, archive(work, many) as large:
+        _warm(large.data)
+        for senders in (1, 4):
+            found = {label: Answered() for label in ("few", "many")}
+            for _ in range(4 if quick else 12):
+                for label, running in (("few", small), ("many", large)):
+                    found[label].add(_store(running, senders, 2.0))
+            case = f"C-STORE of {STORE_BYTES // 1000} kB, {2 * many:,} instances, {senders} sender(s), p95"
+            print(f"  {case}: {brief(found['many'])}; with {2 * FEW:,}: {brief(found['few'])}", flush=True)
+            detail = {label: answered.detail() for label, answered in found.items()}
+            against = f"ours at {2 * FEW:,}"
+            value, peer = found["many"].ms(95), found["few"].ms(95)
+            rows.append(Row("scale", case, value, "ms", against, peer, 1.2, at_most=True, detail=detail))
+    shutil.rmtree(few, ignore_errors=True)
+    return rows
+
+
+def _ratio(kind: str, how: str, clients: int, systems: dict[str, Running], seconds: float) -> Row:
+    cases = {}
+    for label, running in systems.items():
+        asked = sample(conninfo_of(running), MOST)
+        messages = finds(asked, KINDS[kind]) if how == "find" else paths(asked, KINDS[kind], limit="1000")
+        cases[label] = (running, Case(kind, how, messages))
+    found = by_turns(cases, clients, seconds, ROUNDS)
+    name = f"{'C-FIND' if how == 'find' else 'QIDO-RS'}, {kind}, {clients} client{'s' if clients > 1 else ''}, p95"
+    print(f"  {name}: {brief(found['many'])}; with few: {brief(found['few'])}", flush=True)
+    detail = {label: answered.detail() for label, answered in found.items()}
+    value, peer = found["many"].ms(95), found["few"].ms(95)
+    return Row("scale", name, value, "ms", "ours at 50,000 studies", peer, 1.2, at_most=True, detail=detail)
+
+
+def _others(conninfo: str) -> Iterator[tuple[Case, float | None]]:
+    asked = sample(conninfo, MOST)
+
+    def bare(study: Study) -> dict[str, str]:
+        return {"PatientName": fold(study.prefix)}
+
+    def dated(study: Study) -> dict[str, str]:
+        return {**bare(study), "StudyDate": f"{int(study.date[:4]) - 1}{study.date[4:]}-{study.date}"}
+
+    page = {"limit": "50", "fuzzymatching": "true"}
+    yield Case("QIDO-RS, name without accents and a year of dates, first 50", "web", paths(asked, dated, **page)), 100
+    yield Case("QIDO-RS, name without accents, first 50", "web", paths(asked, bare, **page)), None
+    yield Case("QIDO-RS, one day, first 100", "web", paths(asked, KINDS["one day"], limit="100")), None
+    yield Case("QIDO-RS, 100 most recent with counts", "web", paths(asked, lambda _: {}, limit="100", **COUNTS)), None
+    yield Case("C-FIND, one day, all answers", "find", finds(asked, KINDS["one day"])), None
+
+
+def _store(running: Running, senders: int, seconds: float) -> Answered:
+    """Answers to new instances, four a study, on one association each."""
+
+    def connect() -> Ask:
+        client = dicom_client.Client(running.port, running.aet)
+
+        def ask(made: dicom_client.Made) -> int:
+            if status := client.store(made.sop_class, made.sop_uid, made.data):
+                raise RuntimeError(f"status {status:04X}")
+            return 1
+
+        return ask
+
+    return measure(connect, [_instances(int(100 * seconds)) for _ in range(senders)], seconds)
+
+
+def _instances(count: int) -> list[dicom_client.Made]:
+    made = []
+    for number in range(count):
+        if number % 4 == 0:
+            study = dicom_client.new_uid()
+        made.append(dicom_client.make(study_uid=study, patient=study[-12:], pixels=STORE_BYTES))
+    return made
+
+
+def _warm(folder: Path) -> None:
+    """Read the files of the database once."""
+    block = bytearray(1 << 20)
+    for file in (folder / "postgres" / "data" / "base").rglob("*"):
+        if file.is_file():
+            with file.open("rb", buffering=0) as source:
+                while source.readinto(block):
+                    pass
+
+
+def _room(work: Path, studies: int) -> bool:
+    if (work / "data" / f"flood-{studies}").exists():
+        return True
+    disk = os.statvfs(work)
+    free = disk.f_bavail * disk.f_frsize
+    if studies >= MANY and free < ENOUGH_FREE:
+        print(f"  left out: {free / 1e9:.0f} GB are free, {ENOUGH_FREE / 1e9:.0f} GB are wanted")
+        return False
+    return True
