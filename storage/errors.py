@@ -4,8 +4,10 @@
     ├── InvalidInput                 what came in cannot be taken, and trying again will not help
     │   ├── InvalidUID
     │   ├── InvalidDataSet
+    │   ├── InvalidIdentifier        a query that does not fit what is queried
     │   ├── ObjectTooLarge
-    │   └── InvalidBundle
+    │   ├── InvalidBundle
+    │   └── Conflict                 what is asked contradicts what is
     ├── NotFound
     ├── Unavailable                  a part we need is away; trying again later is right
     │   ├── DatabaseUnavailable
@@ -29,10 +31,12 @@ from __future__ import annotations
 import inspect
 
 __all__ = [
+    "Conflict",
     "DatabaseUnavailable",
     "DigestMismatch",
     "InvalidBundle",
     "InvalidDataSet",
+    "InvalidIdentifier",
     "InvalidInput",
     "InvalidUID",
     "NotFound",
@@ -68,12 +72,20 @@ class InvalidDataSet(InvalidInput):
     """The data set cannot be indexed."""
 
 
+class InvalidIdentifier(InvalidInput):
+    """The query does not fit what is queried."""
+
+
 class ObjectTooLarge(InvalidInput):
     """The object is larger than the configured limit."""
 
 
 class InvalidBundle(InvalidInput):
     """The model bundle cannot be used."""
+
+
+class Conflict(InvalidInput):
+    """What is asked contradicts what is."""
 
 
 class NotFound(SanglocError):

@@ -110,6 +110,10 @@ class Association:
         """The longest PDU that the peer takes; 0: no limit."""
         return self._agreed.peer_max_pdu_bytes
 
+    def options(self, sop_class: str) -> bytes:
+        """What extended negotiation agreed on for a SOP class: its application information, b"" without."""
+        return self._agreed.options.get(sop_class, b"")
+
     def cancelled(self, request: Command) -> bool:
         """Whether the peer has asked to end this operation (PS3.7 9.3.2.3); never waits."""
         while self._early is None and self._cancelled != request.message_id and self.wire.readable():
@@ -160,6 +164,10 @@ class Association:
     def send(self, context_id: int, command: bytes, data: bytes | None = None) -> None:
         """Send one message in PDUs that the peer takes."""
         self.wire.send_message(context_id, command, self._agreed.peer_max_pdu_bytes, data)
+
+    def packed(self, context_id: int, command: bytes, data: bytes | None = None) -> bytes:
+        """One message in PDUs that the peer takes, for a service that sends many at a time by `wire.send`."""
+        return self.wire.message(context_id, command, self._agreed.peer_max_pdu_bytes, data)
 
     def drop_data(self) -> None:
         """Read past the current request's data set if nobody did."""

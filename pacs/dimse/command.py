@@ -16,6 +16,7 @@ __all__ = [
     "AFFECTED_SOP_INSTANCE",
     "C_CANCEL_RQ",
     "C_ECHO_RQ",
+    "C_FIND_RQ",
     "C_STORE_RQ",
     "RESPONSE",
     "Command",
@@ -27,9 +28,9 @@ __all__ = [
 AFFECTED_SOP_CLASS, COMMAND_FIELD, MESSAGE_ID, RESPONDED_TO = 0x0002, 0x0100, 0x0110, 0x0120
 DATA_SET_TYPE, STATUS, ERROR_COMMENT, AFFECTED_SOP_INSTANCE = 0x0800, 0x0900, 0x0902, 0x1000
 
-C_STORE_RQ, C_ECHO_RQ, C_CANCEL_RQ = 0x0001, 0x0030, 0x0FFF
+C_STORE_RQ, C_FIND_RQ, C_ECHO_RQ, C_CANCEL_RQ = 0x0001, 0x0020, 0x0030, 0x0FFF
 RESPONSE = 0x8000  # set in the Command Field of every response
-_NO_DATA_SET = 0x0101
+_NO_DATA_SET, _A_DATA_SET = 0x0101, 0x0001
 _COMMENT_CHARACTERS = 64  # Error Comment is LO
 
 _ELEMENT = struct.Struct("<HHI")
@@ -98,12 +99,15 @@ def encode(elements: Mapping[int, int | bytes]) -> bytes:
     return _ELEMENT.pack(0, 0, 4) + struct.pack("<I", len(body)) + body
 
 
-def response(request: Command, status: int, comment: str = "") -> bytes:
-    """The command set that answers a request without a data set; UIDs are given back as they came (PS3.7 9.3)."""
+def response(request: Command, status: int, comment: str = "", *, data_set: bool = False) -> bytes:
+    """The command set that answers a request; UIDs are given back as they came (PS3.7 9.3).
+
+    `data_set`: whether one follows.
+    """
     elements: dict[int, int | bytes] = {
         COMMAND_FIELD: request.field | RESPONSE,
         RESPONDED_TO: request.message_id,
-        DATA_SET_TYPE: _NO_DATA_SET,
+        DATA_SET_TYPE: _A_DATA_SET if data_set else _NO_DATA_SET,
         STATUS: status,
     }
     for element in (AFFECTED_SOP_CLASS, AFFECTED_SOP_INSTANCE):

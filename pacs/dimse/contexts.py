@@ -6,12 +6,12 @@ pynetdicom reads and writes the association PDUs; what is accepted is decided he
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
 from pydicom._uid_dict import UID_dictionary
-from pydicom.uid import UID
+from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import presentation, sop_class
 from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RQ
 from pynetdicom.pdu_primitives import (
@@ -20,6 +20,7 @@ from pynetdicom.pdu_primitives import (
     ImplementationVersionNameNotification,
     MaximumLengthNotification,
     SCP_SCU_RoleSelectionNegotiation,
+    SOPClassExtendedNegotiation,
 )
 
 from pacs.dimse.wire import ASSOCIATE_RQ, INVALID_PARAMETER, ProtocolError
@@ -27,7 +28,10 @@ from pacs.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
 __all__ = [
     "APPLICATION_CONTEXT",
+    "FIND_OPTIONS",
+    "PATIENT_ROOT_FIND",
     "STORAGE_CLASSES",
+    "STUDY_ROOT_FIND",
     "VERIFICATION",
     "Context",
     "Negotiated",
@@ -40,7 +44,19 @@ APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"  # PS3.7 A.2.1
 
 VERIFICATION = "1.2.840.10008.1.1"
 
-_SERVED = (VERIFICATION,)  # abstract syntaxes of services other than storage, in uncompressed transfer syntaxes
+PATIENT_ROOT_FIND = "1.2.840.10008.5.1.4.1.2.1.1"  # PS3.4 C.6.1.3
+STUDY_ROOT_FIND = "1.2.840.10008.5.1.4.1.2.2.1"  # PS3.4 C.6.2.3
+
+# Abstract syntaxes of services other than storage.
+_SERVED = (VERIFICATION, PATIENT_ROOT_FIND, STUDY_ROOT_FIND)
+_PLAIN = [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian]  # nothing deflated: no bombs
+
+# What extended negotiation may agree on, byte by byte (PS3.4 C.5.1.1): relational queries, combined date and time,
+# fuzzy person names, time zones, enhanced multi-frame conversion, empty values, multiple values.
+FIND_OPTIONS: Mapping[str, bytes] = {
+    PATIENT_ROOT_FIND: bytes((1, 1, 1, 1, 0, 1, 1)),
+    STUDY_ROOT_FIND: bytes((1, 1, 1, 1, 0, 1, 1)),
+}
 _STANDARD_ROOT = "1.2.840.10008."
 _NOT_STORAGE_SERVICE = frozenset(  # "Storage" by name, but not of the Storage Service Class (PS3.4 B)
     {
@@ -86,6 +102,7 @@ class Negotiated:
     contexts: Mapping[int, Context]
     peer_max_pdu_bytes: int  # 0: no limit
     peer_implementation: str
+    options: Mapping[str, bytes] = field(default_factory=dict)  # extended negotiation by SOP class (PS3.7 D.3.3.5)
 
 
 def is_private(uid: str) -> bool:
@@ -107,12 +124,13 @@ def negotiate(request: bytes, *, max_pdu_bytes: int, allow_private: bool) -> Neg
         proposed = primitive.presentation_context_definition_list
         asked_roles = _roles(primitive)
         results, roles = _answer(proposed, asked_roles, allow_private)
+        options = _options(primitive, results)
     except Exception as error:  # pynetdicom lets struct, value and key errors of garbage through
         raise ProtocolError(INVALID_PARAMETER, f"A-ASSOCIATE-RQ cannot be read: {type(error).__name__}") from error
     if not proposed or len({context.context_id for context in proposed}) < len(proposed):
         raise ProtocolError(INVALID_PARAMETER, "no presentation context, or two with one id")
     return Negotiated(
-        accept_pdu=_accept(request, results, roles, max_pdu_bytes),
+        accept_pdu=_accept(request, results, roles, options, max_pdu_bytes),
         contexts={
             context.context_id: Context(
                 str(context.abstract_syntax),
@@ -126,6 +144,7 @@ def negotiate(request: bytes, *, max_pdu_bytes: int, allow_private: bool) -> Neg
         peer_implementation=str(
             _user_item(primitive, ImplementationVersionNameNotification, "implementation_version_name") or ""
         ),
+        options={str(item.sop_class_uid): item.service_class_application_information for item in options},
     )
 
 
@@ -139,7 +158,7 @@ def _answer(
         uid = str(context.abstract_syntax)
         known = uid in _SERVED or uid in STORAGE_CLASSES or (allow_private and is_private(uid))
         (wanted if known else refused).append(context)
-    ours = [presentation.build_context(uid) for uid in _SERVED]
+    ours = [presentation.build_context(uid, None if uid == VERIFICATION else _PLAIN) for uid in _SERVED]
     results, reply_roles = presentation.negotiate_unrestricted(wanted, ours, roles)
     results += presentation.negotiate_as_acceptor(refused, ours)[0]
     return sorted(results, key=lambda context: int(context.context_id)), reply_roles
@@ -150,11 +169,26 @@ def _roles(primitive: Any) -> dict[UID, tuple[bool, bool]]:
     return {item.sop_class_uid: (bool(item.scu_role), bool(item.scp_role)) for item in items}
 
 
+def _options(primitive: Any, results: list[Any]) -> list[Any]:
+    """The answers to extended negotiation of query services: of what was asked for, what is served (PS3.4 C.5.1.1)."""
+    accepted = {str(context.abstract_syntax) for context in results if context.result == 0}
+    answers = []
+    for item in primitive.user_information:
+        if isinstance(item, SOPClassExtendedNegotiation) and item.sop_class_uid in FIND_OPTIONS.keys() & accepted:
+            served = FIND_OPTIONS[item.sop_class_uid]
+            answer = SOPClassExtendedNegotiation()
+            answer.sop_class_uid = item.sop_class_uid
+            asked = item.service_class_application_information or b""
+            answer.service_class_application_information = bytes(a & s & 1 for a, s in zip(asked, served, strict=False))
+            answers.append(answer)
+    return answers
+
+
 def _user_item(primitive: Any, kind: type, attribute: str) -> Any:
     return next((getattr(item, attribute) for item in primitive.user_information if isinstance(item, kind)), None)
 
 
-def _accept(request: bytes, results: list[Any], roles: list[Any], max_pdu_bytes: int) -> bytes:
+def _accept(request: bytes, results: list[Any], roles: list[Any], options: list[Any], max_pdu_bytes: int) -> bytes:
     """The A-ASSOCIATE-AC PDU; asynchronous operations and user identity get no answer, so neither is in force."""
     length, uid, version = (
         MaximumLengthNotification(),
@@ -168,7 +202,7 @@ def _accept(request: bytes, results: list[Any], roles: list[Any], max_pdu_bytes:
     primitive.application_context_name = APPLICATION_CONTEXT
     primitive.called_ae_title = primitive.calling_ae_title = "ECHOED-BELOW"
     primitive.presentation_context_definition_results_list = results
-    primitive.user_information = [length, uid, version, *roles]
+    primitive.user_information = [length, uid, version, *roles, *options]
     primitive.result = 0
     encoded: bytes = A_ASSOCIATE_AC(primitive).encode()
     # Bytes 11 to 74 are given back as they came and are not tested (PS3.8 table 9-17).

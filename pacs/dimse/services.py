@@ -5,19 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from pacs.dimse.association import Association, Handler
-from pacs.dimse.command import C_CANCEL_RQ, C_ECHO_RQ, C_STORE_RQ, Command
+from pacs.dimse.command import C_CANCEL_RQ, C_ECHO_RQ, C_FIND_RQ, C_STORE_RQ, Command
+from pacs.dimse.contexts import PATIENT_ROOT_FIND, STUDY_ROOT_FIND
 from pacs.dimse.echo import echo
+from pacs.dimse.find import InformationModel, finder
+from pacs.dimse.query import patient_root, study_root
 from pacs.dimse.store import store
 
-__all__ = ["SERVICES"]
+__all__ = ["FIND", "SERVICES"]
 
 
 def _ignore(association: Association, request: Command) -> None:
     """A C-CANCEL for an operation that has ended asks for no answer (PS3.7 9.3.2.3)."""
 
 
+FIND: Mapping[str, InformationModel] = {  # what C-FIND asks, by SOP class; `contexts._SERVED` accepts it
+    PATIENT_ROOT_FIND: patient_root,
+    STUDY_ROOT_FIND: study_root,
+}
 SERVICES: Mapping[int, Handler] = {
     C_STORE_RQ: store,
     C_ECHO_RQ: echo,
+    C_FIND_RQ: finder(FIND),
     C_CANCEL_RQ: _ignore,
 }

@@ -7,20 +7,30 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from storage.errors import InvalidInput, InvalidUID, ObjectTooLarge, SanglocError, Unavailable
+from storage.errors import InvalidIdentifier, InvalidInput, InvalidUID, ObjectTooLarge, SanglocError, Unavailable
 
 __all__ = [
+    "CANCELLED",
     "CANNOT_UNDERSTAND",
     "DATA_SET_MISSING",
+    "FIND_STATUSES",
+    "IDENTIFIER_MISMATCH",
+    "IDENTIFIER_MISSING",
+    "IDENTIFIER_UNREADABLE",
     "INVALID_SOP_INSTANCE",
     "OBJECT_TOO_LARGE",
     "OUT_OF_RESOURCES",
+    "PENDING",
+    "PENDING_WARNING",
     "PROCESSING_FAILURE",
+    "QUERY_OUT_OF_RESOURCES",
+    "RESULT_CUT",
     "SOP_CLASS_NOT_SUPPORTED",
     "STATUSES",
     "SUCCESS",
     "UNRECOGNIZED_OPERATION",
     "Status",
+    "find_status_of",
     "status_of",
 ]
 
@@ -81,6 +91,42 @@ STATUSES: tuple[Status, ...] = (
     DATA_SET_MISSING,
 )
 
+# Of C-FIND, besides success and the general ones above.
+PENDING = Status(0xFF00, "Pending", "PS3.4 C.4.1.1.4", "One match")
+PENDING_WARNING = Status(
+    0xFF01, "Pending", "PS3.4 C.4.1.1.4", "One match; an optional key is not supported for matching or for return"
+)
+CANCELLED = Status(0xFE00, "Cancel", "PS3.4 C.4.1.1.4", "The peer sent a C-CANCEL")
+QUERY_OUT_OF_RESOURCES = Status(
+    0xA700, "Refused: Out of resources", "PS3.4 C.4.1.1.4", "The database is away, or the query takes it too long"
+)
+IDENTIFIER_MISMATCH = Status(
+    0xA900,
+    "Error: Data Set does not match SOP Class",
+    "PS3.4 C.4.1.1.4",
+    "The level is none of the model, or a unique key is missing that a hierarchical query needs",
+)
+IDENTIFIER_UNREADABLE = Status(
+    0xC000, "Failed: Unable to process", "PS3.4 C.4.1.1.4", "The identifier or a matching value in it is malformed"
+)
+IDENTIFIER_MISSING = Status(
+    0xC001, "Failed: Unable to process", "PS3.4 C.4.1.1.4", "A C-FIND request without a data set"
+)
+RESULT_CUT = Status(
+    0xB001, "Warning", "PS3.7 C.3", "There are more matches than `find_max_results`; the Error Comment says so"
+)
+
+FIND_STATUSES: tuple[Status, ...] = (
+    PENDING,
+    PENDING_WARNING,
+    CANCELLED,
+    QUERY_OUT_OF_RESOURCES,
+    IDENTIFIER_MISMATCH,
+    IDENTIFIER_UNREADABLE,
+    IDENTIFIER_MISSING,
+    RESULT_CUT,
+)
+
 # The first class that fits counts, so a subclass stands before its base.
 _BY_ERROR: tuple[tuple[type[SanglocError], Status], ...] = (
     (ObjectTooLarge, OBJECT_TOO_LARGE),
@@ -91,6 +137,19 @@ _BY_ERROR: tuple[tuple[type[SanglocError], Status], ...] = (
 )
 
 
+_FIND_BY_ERROR: tuple[tuple[type[SanglocError], Status], ...] = (
+    (InvalidIdentifier, IDENTIFIER_MISMATCH),
+    (InvalidInput, IDENTIFIER_UNREADABLE),
+    (Unavailable, QUERY_OUT_OF_RESOURCES),
+    (SanglocError, PROCESSING_FAILURE),
+)
+
+
 def status_of(error: SanglocError) -> Status:
-    """The status that tells a peer of this error."""
+    """The status that tells a sender of this error."""
     return next(status for kind, status in _BY_ERROR if isinstance(error, kind))
+
+
+def find_status_of(error: SanglocError) -> Status:
+    """The status that tells the sender of a query of this error."""
+    return next(status for kind, status in _FIND_BY_ERROR if isinstance(error, kind))

@@ -64,7 +64,7 @@ def test_the_sender_says_in_which_form_it_holds_the_object():
 def test_what_is_not_served_is_refused_and_the_rest_is_not():
     answer = _ask(
         [
-            ("1.2.840.10008.5.1.4.1.2.2.1", [IMPLICIT]),  # query: not yet
+            ("1.2.840.10008.5.1.4.1.2.3.1", [IMPLICIT]),  # patient/study only, retired
             (VERIFICATION, [IMPLICIT]),
             (VERIFICATION, ["1.2.840.10008.1.2.4.50"]),  # a JPEG echo
             ("1.2.840.10008.3.1.2.1.1", [IMPLICIT]),  # detached patient management, retired
