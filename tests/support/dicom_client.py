@@ -78,7 +78,7 @@ class Client:
         kind, body = self.read_pdu()
         if kind != 4:
             raise BrokenError(f"PDU type {kind}")
-        at = body.index(b"\0\0\0\x09\x02\0\0\0")
+        at = body.rindex(b"\0\0\0\x09\x02\0\0\0")  # the last: answer 521 has these bytes at its message ID, too
         return int(struct.unpack_from("<H", body, at + 8)[0])
 
     def read_pdu(self) -> tuple[int, bytes]:
