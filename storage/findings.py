@@ -67,18 +67,22 @@ class StoredScore:
 
 
 _RECORD = """
--- Scores with their findings; the instances become 'scored'. An instance that was deleted meanwhile is left out.
+-- Scores with their findings; the instances become 'scored'. An instance that was deleted meanwhile is left out; the
+-- study is the one that it is in now. The rows are locked in their order, as changes lock them.
 WITH given AS MATERIALIZED (
-    SELECT * FROM json_to_recordset(%s) AS r (instance_pk bigint, study_pk bigint, model_name text, model_version text,
-        weights_sha256 text, engine text, probability real, threshold real, flagged boolean, findings json,
-        decode_ms real, inference_ms real)
-    WHERE (SELECT true FROM instances WHERE instances.instance_pk = r.instance_pk FOR KEY SHARE)
+    SELECT * FROM (
+        SELECT *, (SELECT study_fk FROM instances WHERE instances.instance_pk = r.instance_pk FOR NO KEY UPDATE) AS study_pk
+        FROM json_to_recordset(%s) AS r (instance_pk bigint, model_name text, model_version text,
+            weights_sha256 text, engine text, probability real, threshold real, flagged boolean, findings json,
+            listed jsonb, reason text, decode_ms real, inference_ms real)
+        OFFSET 0
+    ) AS r WHERE study_pk IS NOT NULL
 ),
 scored AS (
     INSERT INTO scores (instance_fk, study_fk, model_name, model_version, weights_sha256, engine, probability,
-        threshold, flagged, decode_ms, inference_ms)
+        threshold, flagged, decode_ms, inference_ms, listed, reason)
     SELECT instance_pk, study_pk, model_name, model_version, weights_sha256, engine, probability, threshold, flagged,
-        decode_ms, inference_ms
+        decode_ms, inference_ms, listed, reason
     FROM given ORDER BY instance_pk
     ON CONFLICT (instance_fk, weights_sha256) DO NOTHING
     RETURNING score_pk, instance_fk, weights_sha256
@@ -91,7 +95,7 @@ found AS (
 )
 UPDATE instances SET triage = 'scored', triage_reason = ''
 WHERE instance_pk = ANY(ARRAY(SELECT instance_pk FROM given))
-RETURNING instance_pk"""
+RETURNING instance_pk, study_fk, hidden"""
 
 _LIST = """
 -- The highest of the given scores of each study, against what the worklist shows; audited when anything moves.
@@ -101,7 +105,6 @@ WITH given AS MATERIALIZED (
     FROM json_to_recordset(%s) AS r (instance_pk bigint, study_pk bigint, model_name text, model_version text,
         weights_sha256 text, probability real, threshold real, flagged boolean, listed jsonb, due_at timestamptz,
         reason text)
-    WHERE instance_pk = ANY(%s)
     ORDER BY study_pk, flagged DESC, probability DESC
 ),
 before AS MATERIALIZED (
@@ -140,7 +143,8 @@ _SETTLE = """
 -- What the worklist says of a study that no model has read: waiting before failed before not eligible.
 UPDATE worklist AS w SET status = s.triage, reason = s.triage_reason, changed_at = clock_timestamp()
 FROM (
-    SELECT triage, triage_reason FROM series JOIN instances ON series_fk = series_pk WHERE series.study_fk = %(study)s
+    SELECT triage, triage_reason FROM series JOIN instances ON series_fk = series_pk
+    WHERE series.study_fk = %(study)s AND NOT instances.hidden
     ORDER BY array_position(ARRAY['scored', 'waiting', 'failed', 'not_eligible'], triage), instance_pk LIMIT 1
 ) AS s
 WHERE w.study_fk = %(study)s AND s.triage <> 'scored' AND (w.status, w.reason) <> (s.triage, s.triage_reason)"""
@@ -149,20 +153,22 @@ WHERE w.study_fk = %(study)s AND s.triage <> 'scored' AND (w.status, w.reason) <
 def record_scores(connection: Connection, scores: Sequence[Score]) -> None:
     """Write scores and what they make of their studies, in the caller's transaction.
 
-    A score of the same weights for the same instance is written once: a job that ran twice changes nothing.
+    A score of the same weights for the same instance is written once: a job that ran twice changes nothing. The score
+    of an instance that was rejected meanwhile is kept, and changes nothing either.
     """
     if not scores:
         return
     rows = []
-    for score in scores:
+    for score in sorted(scores, key=lambda score: score.instance_pk):
         row = asdict(score)
         findings = sorted(score.findings, key=lambda finding: -finding.probability)
         row["findings"] = [finding._asdict() for finding in findings]
         row["listed"] = [finding._asdict() for finding in score.listed]
         rows.append(row)
-    payload = orjson.dumps(rows).decode()
-    present = [pk for (pk,) in connection.execute(_RECORD, (payload,))]
-    connection.execute(_LIST, (payload, present))
+    written = connection.execute(_RECORD, (orjson.dumps(rows).decode(),)).fetchall()
+    places = {pk: study_pk for pk, study_pk, hidden in written if not hidden}
+    shown = [row | {"study_pk": places[row["instance_pk"]]} for row in rows if row["instance_pk"] in places]
+    connection.execute(_LIST, (orjson.dumps(shown).decode(),))
 
 
 def record_not_eligible(connection: Connection, instance_pk: int, reason: str) -> None:
@@ -191,6 +197,6 @@ def of_study(connection: Connection, study_uid: str) -> list[StoredScore]:
             " FROM findings AS f WHERE f.score_fk = c.score_pk), '[]') AS findings"
             " FROM studies AS s JOIN scores AS c ON c.study_fk = s.study_pk"
             " JOIN instances AS i ON i.instance_pk = c.instance_fk"
-            " WHERE s.study_uid = %s ORDER BY c.score_pk DESC",
+            " WHERE s.study_uid = %s AND NOT s.hidden AND NOT i.hidden ORDER BY c.score_pk DESC",
             (study_uid,),
         ).fetchall()

@@ -11,6 +11,9 @@ RETURN ARRAY(SELECT DISTINCT unnest(these || those) ORDER BY 1);
 -- The caller gives each array without repeats and in the order of its key, and locks are taken in that order: patients,
 -- studies, series, studies again, instances, worklist. So writers of the same study wait for each other, but never in a circle.
 -- Instances of known series come with their keys, and then the first three arrays are NULL.
+--
+-- Changes (0009_changes_pre.sql) take alone the advisory lock that is shared here. What meets a change (hidden series,
+-- rejected instances, merged patients) raises object_not_in_prerequisite_state: the caller comes again with that lock.
 CREATE FUNCTION index_instances(
     given_patients json,    -- those of the studies below; study_uids: the studies that would be theirs
     given_studies json,     -- with what a new study brings to name_words, worklist and audit
@@ -24,7 +27,10 @@ DECLARE
     new_pk bigint;
     new_series bigint[] := '{}';
     changed_studies bigint[] := '{}';
+    changed_series bigint[] := '{}';
+    removed boolean := false;
 BEGIN
+    PERFORM pg_advisory_xact_lock_shared(1935765096);
     IF given_studies IS NOT NULL THEN
         INSERT INTO patients (patient_key, patient_id, issuer, name, birth_date, sex, other_ids)
         SELECT patient_key, patient_id, issuer, patient_name, patient_birth_date, patient_sex, other_ids
@@ -52,6 +58,8 @@ BEGIN
             ON CONFLICT (study_uid) DO NOTHING
             RETURNING study_pk INTO new_pk;
             CONTINUE WHEN new_pk IS NULL;
+            removed := removed OR EXISTS (
+                SELECT FROM patients WHERE patient_key = given.patient_key AND merged_into IS NOT NULL);
             INSERT INTO name_words (word, study_fk, words)
             SELECT word, new_pk, given.patient_name_key FROM unnest(given.name_words) AS word;
             INSERT INTO worklist (study_fk, study_uid, arrived_at, latest_due_at, due_at, status, reason, site,
@@ -93,7 +101,7 @@ BEGIN
     FOR given IN INSERT INTO instances (sop_uid, series_fk, study_fk, sop_class, transfer_syntax, instance_number, rows,
             columns, bits_allocated, frames, photometric, view_position, image_type, content_date, content_time,
             acquisition_date, acquisition_time, object_key, object_size, dataset_offset, sha256, source_aet,
-            source_address, received_at, urgency, triage, triage_reason)
+            source_address, received_at, urgency, triage, triage_reason, hidden)
         SELECT sop_uid,
             coalesce(r.series_fk, (SELECT series_pk FROM series WHERE series.series_uid = r.series_uid AND
                 series.study_fk = (SELECT study_pk FROM studies WHERE studies.study_uid = r.study_uid))),
@@ -101,7 +109,8 @@ BEGIN
             sop_class, transfer_syntax, instance_number, rows, columns, bits_allocated, frames, photometric,
             view_position, image_type, content_date, content_time, acquisition_date, acquisition_time, object_key,
             object_size, dataset_offset, decode(sha256, 'hex'), source_aet, source_address, received_at, urgency,
-            CASE not_eligible WHEN '' THEN 'waiting' ELSE 'not_eligible' END, not_eligible
+            CASE not_eligible WHEN '' THEN 'waiting' ELSE 'not_eligible' END, not_eligible,
+            EXISTS (SELECT FROM removed_instances AS x WHERE x.sop_uid = r.sop_uid)
         FROM json_to_recordset(given_instances) AS r (study_fk bigint, series_fk bigint, study_uid text,
             series_uid text, sop_uid text, sop_class text, transfer_syntax text, instance_number integer, rows integer,
             columns integer, bits_allocated integer, frames integer, photometric text, view_position text,
@@ -109,12 +118,20 @@ BEGIN
             object_key text, object_size bigint, dataset_offset integer, sha256 text, source_aet text,
             source_address text, received_at timestamptz, urgency smallint, not_eligible text)
         ON CONFLICT (sop_uid) DO NOTHING
-        RETURNING instance_pk, sop_uid, study_fk, series_fk, urgency, triage
+        RETURNING instance_pk, sop_uid, sop_class, study_fk, series_fk, urgency, triage, hidden
     LOOP
-        IF given.triage = 'waiting' THEN
-            INSERT INTO jobs (instance_fk, urgency) VALUES (given.instance_pk, given.urgency);
+        IF given.hidden THEN
+            removed := true;
+        ELSE
+            changed_studies := changed_studies || given.study_fk;
+            changed_series := changed_series || given.series_fk;
+            IF given.triage = 'waiting' THEN
+                INSERT INTO jobs (instance_fk, urgency) VALUES (given.instance_pk, given.urgency);
+            END IF;
         END IF;
-        changed_studies := changed_studies || given.study_fk;
+        IF given.sop_class = '1.2.840.10008.5.1.4.1.1.88.59' THEN  -- a key object document: it may reject others
+            INSERT INTO rejection_notes (sop_uid) VALUES (given.sop_uid) ON CONFLICT DO NOTHING;
+        END IF;
         new_series := array_remove(new_series, given.series_fk);
         stored_uid := given.sop_uid;
         stored_study := given.study_fk;
@@ -123,6 +140,12 @@ BEGIN
     END LOOP;
     IF cardinality(new_series) > 0 THEN
         RAISE serialization_failure USING MESSAGE = 'an instance is known under another series: no empty series is made';
+    END IF;
+    IF (removed OR EXISTS (SELECT FROM series WHERE hidden AND series_pk = ANY(changed_series))
+            OR EXISTS (SELECT FROM studies WHERE hidden AND study_pk = ANY(changed_studies)))
+        AND current_setting('sangloc.alone', true) IS DISTINCT FROM 'on'
+    THEN
+        RAISE object_not_in_prerequisite_state USING MESSAGE = 'the batch meets a change';
     END IF;
 
     -- A study that is known already: back on the list if it was read, to be scored if this is its first eligible
@@ -141,7 +164,7 @@ BEGIN
             latest_due_at = LEAST(latest_due_at, given.latest_due_at),
             modalities = joined(modalities, given.modalities),
             changed_at = now()
-        WHERE study_fk = new_pk AND (state = 'read' OR given.latest_due_at < latest_due_at
+        WHERE study_fk = new_pk AND (state <> 'open' OR given.latest_due_at < latest_due_at
             OR (given.eligible AND status = 'not_eligible') OR NOT modalities @> given.modalities);
     END LOOP;
 END $$;
