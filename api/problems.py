@@ -41,6 +41,7 @@ _FAILED = "the server failed; the reason is in its log"
 STATUS_OF: tuple[tuple[type[errors.SanglocError], int], ...] = (
     (errors.ObjectTooLarge, 413),
     (errors.InvalidDataSet, 422),
+    (errors.Conflict, 409),
     (errors.InvalidInput, 400),
     (errors.NotFound, 404),
     (errors.NotScorable, 422),
