@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import ipaddress
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from storage.errors import SettingsError
@@ -39,6 +40,8 @@ class ApiConfig:
     """Samples of one frame that are decoded for a picture: a 64 megapixel image is 128 MB at 16 bits."""
     render_threads: int = 2
     """Pictures decoded at a time; bounds memory together with `max_render_pixels`."""
+    order_promise: Callable[[str, str], tuple[int, dt.timedelta | None]] | None = None
+    """From an order's priority and station to urgency and longest wait (`pacs.ordering.Promise`); None: no promise."""
     stale_worker_s: float = 15.0
     """Seconds without a sign of life after which a worker counts as gone."""
 
