@@ -173,7 +173,7 @@ def page(
     return Orders(items=[Head.model_validate(one) for one in found], next=last)
 
 
-@router.post("/orders", status_code=201, responses=responses(401, 403, 409, 413, 422, 503))
+@router.post("/orders", status_code=201, responses=responses(400, 401, 403, 409, 413, 422, 503))
 def create(here: Here, actor: Actor, body: Order, response: Response) -> Whole:
     """Place an order. What has no study UID, procedure ID or step ID is given one; audited."""
     desk = _desk(here)
@@ -190,7 +190,7 @@ def show(here: Here, _: Actor, number: Number) -> Whole:
     return _whole(here, number)
 
 
-@router.patch("/orders/{number}", responses=responses(401, 403, 404, 409, 413, 422, 503))
+@router.patch("/orders/{number}", responses=responses(400, 401, 403, 404, 409, 413, 422, 503))
 def change(here: Here, actor: Actor, number: Number, body: OrderChange) -> Whole:
     """Change what is named; procedures and steps are found by their IDs, others are added. Audited, with history."""
     desk = _desk(here)
@@ -200,7 +200,7 @@ def change(here: Here, actor: Actor, number: Number, body: OrderChange) -> Whole
     return _whole(here, number)
 
 
-@router.put("/orders/{number}/status", responses=responses(401, 403, 404, 409, 413, 422, 503))
+@router.put("/orders/{number}/status", responses=responses(400, 401, 403, 404, 409, 413, 422, 503))
 def change_status(here: Here, actor: Actor, number: Number, body: NewStatus) -> Whole:
     """Cancel, discontinue, hold, release or complete an order; what is over does not come back. Audited."""
     desk = _desk(here)
