@@ -12,6 +12,7 @@ import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import psycopg
 import structlog
@@ -33,6 +34,9 @@ class ExchangeConfig:
     """What the tasks are told by the settings; each has a default."""
 
     ae_title: str = "SANGLOC"  # the calling AE title of what we send
+    certificate: Path | None = None  # ours, for peers that speak TLS and ask for one
+    key: Path | None = None
+    authorities: Path | None = None  # that sign the certificates of peers; None: those of the system
     settle_s: float = 60.0  # a study is complete when nothing new came to it for so long
 
 
