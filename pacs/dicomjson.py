@@ -10,7 +10,7 @@ import base64
 import math
 import struct
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydicom.datadict import dictionary_VR
 
@@ -25,12 +25,10 @@ __all__ = ["INLINE_BYTES", "corrected", "json_of"]
 INLINE_BYTES = 1024
 """A binary value that is longer is given by its address (PS3.18 F.2.6)."""
 
-_BINARY = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "UN"})
 _ONE_TEXT = frozenset({"LT", "ST", "UR", "UT"})
 _TEXTS = frozenset({"LO", "SH", "UC"})
 _NUMBERS = {"FD": "d", "FL": "f", "SL": "i", "SS": "h", "SV": "q", "UL": "I", "US": "H", "UV": "Q"}
 _CHARACTER_SET, _PIXEL_REPRESENTATION, _STORED_SYNTAX = 0x00080005, 0x00280103, "00083002"
-_MAX_PRIVATE_DEPTH = 40
 
 Json = dict[str, Any]
 Address = Callable[[str], str]
@@ -73,37 +71,42 @@ def _object(data_set: DataSet, elements: list[Element], codecs: tuple[str, ...],
         if vr == "US" and signed and data_set.implicit and _is_ambiguous(element.tag):
             vr = "SS"
         try:
-            found[tag] = _attribute(data_set, element, vr, codecs, above + tag, address)
+            found[tag] = {"vr": vr, **_content(data_set, element, vr, _Reading(codecs, above + tag, address))}
         except (InvalidDataSet, ValueError, struct.error):
             found[tag] = {"vr": vr}
     return found
 
 
-def _attribute(
-    data_set: DataSet, element: Element, vr: str, codecs: tuple[str, ...], place: str, address: Address
-) -> Json:
-    """One attribute: its VR with Value, InlineBinary, BulkDataURI or nothing (PS3.18 F.2.2)."""
-    if vr == "SQ":
-        items = [
-            _object(item, [one for one in item.elements() if one.tag & 0xFFFF], codecs, f"{place}/{number}/", address)
-            for number, item in enumerate(data_set.items(element))
-        ]
-        return {"vr": "SQ", "Value": items} if items else {"vr": "SQ"}
+class _Reading(NamedTuple):
+    codecs: tuple[str, ...]  # of text
+    place: str  # of the element below its instance
+    address: Address
+
+
+def _content(data_set: DataSet, element: Element, vr: str, reading: _Reading) -> Json:
+    """Value, InlineBinary, BulkDataURI or nothing (PS3.18 F.2.2)."""
     size = element.end - element.start
-    if size == 0:
-        return {"vr": vr}
-    if element.tag in PIXEL_TAGS and data_set.depth == 0:
-        return {"vr": vr, "BulkDataURI": address(place)}
-    if element.undefined:  # the encapsulated pixels of an icon
-        return {"vr": vr}
-    if vr in _BINARY or vr not in _READERS:
-        if size > INLINE_BYTES:
-            return {"vr": vr, "BulkDataURI": address(place)}
-        return {"vr": vr, "InlineBinary": base64.b64encode(_little(data_set, element, vr)).decode()}
-    values = _READERS[vr](data_set, data_set.value(element), vr, codecs)
-    while values and values[-1] is None and len(values) == 1:
-        values.pop()
-    return {"vr": vr, "Value": values} if values else {"vr": vr}
+    if vr == "SQ":
+        values: list[Any] = _items(data_set, element, reading)
+    elif element.tag in PIXEL_TAGS and data_set.depth == 0 and size:
+        return {"BulkDataURI": reading.address(reading.place)}
+    elif element.undefined or size == 0:  # undefined: the encapsulated pixels of an icon
+        return {}
+    elif vr in _READERS:
+        values = _READERS[vr](data_set, data_set.value(element), vr, reading.codecs)
+    elif size > INLINE_BYTES:
+        return {"BulkDataURI": reading.address(reading.place)}
+    else:
+        return {"InlineBinary": base64.b64encode(_little(data_set, element, vr)).decode()}
+    return {} if values in ([], [None]) else {"Value": values}
+
+
+def _items(data_set: DataSet, element: Element, reading: _Reading) -> list[Any]:
+    found = []
+    for number, item in enumerate(data_set.items(element)):
+        elements = [one for one in item.elements() if one.tag & 0xFFFF]
+        found.append(_object(item, elements, reading.codecs, f"{reading.place}/{number}/", reading.address))
+    return found
 
 
 def _little(data_set: DataSet, element: Element, vr: str) -> bytes:

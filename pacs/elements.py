@@ -168,7 +168,7 @@ class DataSet(NamedTuple):
 def read_header(store: ObjectStore, instance: StoredInstance) -> tuple[DataSet, list[Element]]:
     """The data set of a stored object up to pixel data, and its elements at the top level.
 
-    Places are those in the object, except for a deflated one, whose data set is inflated. What is damaged ends the list.
+    Places are those in the object, except for a deflated one, whose data set is inflated. Damage ends the list.
 
     Raises:
         ObjectStoreUnavailable, NotFound: of the store.

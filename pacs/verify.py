@@ -46,6 +46,7 @@ _UNNAMED = """
     SELECT object_key FROM found
     EXCEPT SELECT object_key FROM instances
     EXCEPT SELECT object_key FROM set_aside
+    EXCEPT SELECT object_key FROM series_metadata
     ORDER BY object_key"""
 
 
