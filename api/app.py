@@ -26,10 +26,11 @@ from api import (
     worklist,
 )
 from api.config import ApiConfig, check_safe
-from api.context import Context, known_parameters
+from api.context import Context, Intake, known_parameters
 from api.events import Events
 from api.gate import Gate
 from api.metrics import Metrics
+from pacs.ingest import Ingest
 from storage.database import Database
 from storage.objects import ObjectStore
 
@@ -49,10 +50,10 @@ ROUTERS = (
 )
 
 
-def create_app(database: Database, store: ObjectStore, config: ApiConfig) -> FastAPI:
+def create_app(database: Database, store: ObjectStore, config: ApiConfig, *, ingest: Ingest | None = None) -> FastAPI:
     """The application over an open database and object store, neither of which it closes.
 
-    `/dicom-web` is left to the DICOMweb routers.
+    `ingest` is the way in for STOW-RS; without it nothing is stored. `/dicom-web` is left to the DICOMweb routers.
     """
 
     @contextlib.asynccontextmanager
@@ -71,7 +72,14 @@ def create_app(database: Database, store: ObjectStore, config: ApiConfig) -> Fas
     )
     events = Events(database, config)
     app.state.metrics = Metrics(database, events, config.stale_worker_s)
-    app.state.context = Context(database, store, config, events, anyio.CapacityLimiter(config.render_threads))
+    app.state.context = Context(
+        database,
+        store,
+        config,
+        events,
+        anyio.CapacityLimiter(config.render_threads),
+        _intake(ingest, config) if ingest is not None else None,
+    )
     problems.install(app)
     for router in ROUTERS:
         app.include_router(router, dependencies=[Depends(known_parameters)])
@@ -81,3 +89,7 @@ def create_app(database: Database, store: ObjectStore, config: ApiConfig) -> Fas
     page.mount(app)
     app.add_middleware(Gate, config=config, observe=app.state.metrics.observe)
     return app
+
+
+def _intake(ingest: Ingest, config: ApiConfig) -> Intake:
+    return Intake(ingest, anyio.CapacityLimiter(config.max_store_requests), anyio.CapacityLimiter(config.store_threads))

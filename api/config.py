@@ -28,6 +28,18 @@ class ApiConfig:
     """Bytes of one request body: every request that is known today is a few hundred bytes of JSON."""
     body_timeout_s: float = 20.0
     """Seconds between two parts of a request body; a slower client is cut off."""
+    body_min_bytes_per_s: float = 1000.0
+    """Bytes a second that a request body must bring, measured over `body_timeout_s` of waiting for it."""
+    max_store_bytes: int = 64 << 30
+    """Bytes of one STOW-RS request: many instances of `max_object_bytes` each."""
+    max_store_parts: int = 20_000
+    """Parts of one STOW-RS request: what became of each is told in one answer."""
+    max_store_requests: int = 64
+    """STOW-RS requests at a time; each holds about 2 MB at most. One more is told to come again."""
+    store_threads: int = 8
+    """Threads that write what STOW-RS brings; they share their commits."""
+    allow_private_sop_classes: bool = False
+    """Store private SOP classes as well, as the receiver does by the same setting."""
     send_timeout_s: float = 30.0
     """Seconds a client may take nothing of an answer before it is cut off."""
     max_event_clients: int = 200

@@ -17,15 +17,18 @@ if TYPE_CHECKING:
     import anyio
 
     from api.events import Events
+    from pacs.ingest import Ingest
     from storage.database import Database
     from storage.objects import ObjectStore
 
 __all__ = [
+    "LOCAL_ACTOR",
     "Actor",
     "Before",
     "Context",
     "Cursor",
     "Here",
+    "Intake",
     "Limit",
     "Text",
     "UidPath",
@@ -48,6 +51,15 @@ Limit = Annotated[int, Query(ge=1, le=200)]
 
 
 @dataclass(frozen=True, slots=True)
+class Intake:
+    """The way in of the API process."""
+
+    ingest: Ingest
+    requests: anyio.CapacityLimiter  # that store at a time
+    threads: anyio.CapacityLimiter  # that write
+
+
+@dataclass(frozen=True, slots=True)
 class Context:
     """The parts of one API process."""
 
@@ -56,6 +68,7 @@ class Context:
     config: ApiConfig
     events: Events
     rendering: anyio.CapacityLimiter
+    intake: Intake | None = None  # None: nothing is stored here
 
 
 def _context(request: Request) -> Context:

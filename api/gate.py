@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Callable
 from urllib.parse import urlsplit
@@ -20,6 +21,7 @@ __all__ = ["Gate"]
 
 Observe = Callable[[str, str, int, float], None]
 
+_STORES = re.compile(r"/dicom-web/studies(/[^/]*)?")
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _SECURITY_HEADERS = {
     "Content-Security-Policy": (
@@ -55,7 +57,7 @@ class Gate:
             if refused is not None:
                 await refused(scope, receive, answer.send)
             else:
-                await self._app(scope, _limited(receive, self._config), answer.send)
+                await self._app(scope, _limited(receive, self._config, self._max_body_bytes(scope)), answer.send)
         except Exception as error:
             if answer.stalled:
                 return  # the server closes the connection of an unfinished answer
@@ -71,10 +73,15 @@ class Gate:
             return problem(421, "without API tokens the server answers to loopback host names only")
         if scope["method"] not in _SAFE_METHODS and not _same_origin(headers):
             return problem(403, "a page of another site may not change anything here")
-        length = headers.get("content-length", "0")
-        if not length.isascii() or not length.isdigit() or int(length) > self._config.max_body_bytes:
-            return problem(413, f"a request body may have {self._config.max_body_bytes} bytes")
+        length, most = headers.get("content-length", "0"), self._max_body_bytes(scope)
+        if not length.isascii() or not length.isdigit() or int(length) > most:
+            return problem(413, f"a request body may have {most} bytes")
         return None
+
+    def _max_body_bytes(self, scope: Scope) -> int:
+        """Only instances are large; what brings them keeps none of its body in memory."""
+        stores = scope["method"] == "POST" and _STORES.fullmatch(scope["path"])
+        return self._config.max_store_bytes if stores else self._config.max_body_bytes
 
     def _local(self, host: str) -> bool:
         try:
@@ -111,24 +118,40 @@ class _Answer:
             raise
 
 
-def _limited(receive: Receive, config: ApiConfig) -> Receive:
-    """`receive` with the body's size and pace bounded."""
-    taken = 0
+def _limited(receive: Receive, config: ApiConfig, max_bytes: int) -> Receive:
+    """`receive` with the body's size and pace bounded; time in which nobody asks for more is not the client's."""
+    taken = window_bytes = 0
+    window_s = 0.0
     more = True
 
     async def limited() -> Message:
-        nonlocal taken, more
+        nonlocal taken, more, window_bytes, window_s
         if not more:
             return await receive()  # waits for the client to go away, which may take as long as it likes
-        async with asyncio.timeout(config.body_timeout_s):
-            message = await receive()
-        taken += len(message.get("body", b""))
+        began = time.monotonic()
+        try:
+            async with asyncio.timeout(config.body_timeout_s):
+                message = await receive()
+        except TimeoutError:
+            raise _too_slow() from None
+        window_s += time.monotonic() - began
+        size = len(message.get("body", b""))
+        taken += size
+        window_bytes += size
         more = bool(message.get("more_body", False))
-        if taken > config.max_body_bytes:
-            raise HTTPException(413, f"a request body may have {config.max_body_bytes} bytes")
+        if taken > max_bytes:
+            raise HTTPException(413, f"a request body may have {max_bytes} bytes")
+        if window_s > config.body_timeout_s:
+            if more and window_bytes < config.body_min_bytes_per_s * window_s:
+                raise _too_slow()
+            window_s, window_bytes = 0.0, 0
         return message
 
     return limited
+
+
+def _too_slow() -> HTTPException:
+    return HTTPException(408, "the request body comes too slowly", {"Connection": "close"})
 
 
 def _same_origin(headers: Headers) -> bool:

@@ -12,11 +12,13 @@ from functools import partial
 
 import structlog
 import uvicorn
+from fastapi import FastAPI
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from api import sendfile
 from api.app import create_app
 from api.config import ApiConfig, check_safe
+from pacs.ingest import Ingest
 from storage.database import Database
 from storage.objects import ObjectStore
 
@@ -40,11 +42,13 @@ def run(
     on_ready: Callable[[int], None] | None = None,
     stop: threading.Event | None = None,
     drain_s: float = 5.0,
+    ingest: Ingest | None = None,
 ) -> None:
     """Serve until SIGTERM, SIGINT (in the main thread) or `stop`, then drain and return.
 
     Event streams end at once, running requests get `drain_s` seconds. `listen_fd` is an inherited listening socket
-    that takes the place of `host` and `port`; `on_ready` is called once with the port that is served.
+    that takes the place of `host` and `port`; `on_ready` is called once with the port that is served. `ingest` is the
+    way in for STOW-RS, which the caller closes.
 
     Raises:
         SettingsError: the address is not loopback and there are no tokens.
@@ -56,7 +60,7 @@ def run(
         address, bound = listener.getsockname()[:2]
         check_safe(address, config)
         log.info("http server starting", port=bound, tokens=len(config.tokens))
-        server = _server(database, store, config, drain_s)
+        server = _server(create_app(database, store, config, ingest=ingest), drain_s)
         if on_ready is not None:
             server.ready = partial(on_ready, bound)
         server.stop = stop or server.stop
@@ -64,8 +68,7 @@ def run(
     log.info("http server stopped", port=bound)
 
 
-def _server(database: Database, store: ObjectStore, config: ApiConfig, drain_s: float) -> _Server:
-    app = create_app(database, store, config)
+def _server(app: FastAPI, drain_s: float) -> _Server:
     settings = uvicorn.Config(
         app,
         http=_Protocol,
@@ -136,11 +139,10 @@ class _Protocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._header_bytes += len(data)
-        if self._waiting is not None and self._header_bytes > _HEADER_BYTES:
+        super().data_received(data)  # first: the body may begin in the same piece
+        if self._waiting is not None and self._header_bytes > _HEADER_BYTES and not self.transport.is_closing():
             self._waiting.cancel()
             self.send_400_response("The request line and headers are too long.")
-            return
-        super().data_received(data)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()

@@ -25,7 +25,7 @@ from storage.studies import InstanceHeader
 
 if TYPE_CHECKING:
     from api.config import ApiConfig
-    from pacs.dimse.policy import ReceiverPolicy
+    from pacs.dimse.policy import CallerPolicy, ReceiverPolicy
     from pacs.ingest import Ingest
     from pacs.tasks import ExchangeConfig
     from storage.database import Database
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = [
     "api_config",
     "bundle_folder",
+    "caller_policy",
     "check",
     "cores",
     "database",
@@ -153,14 +154,40 @@ def receiver_policy(settings: Settings) -> ReceiverPolicy:
         idle_timeout_s=chosen.idle_timeout_s,
         drain_timeout_s=chosen.drain_timeout_s,
         tls=tls,
+        caller=caller_policy(settings),
+    )
+
+
+def caller_policy(settings: Settings) -> CallerPolicy:
+    """How we call other application entities."""
+    from pacs.dimse.policy import CallerPolicy
+
+    chosen = settings.dicom
+    return CallerPolicy(
+        ae_title=chosen.ae_title,
+        timeout_s=chosen.call_timeout_s,
+        attempts=chosen.call_attempts,
+        certificate=chosen.tls_certificate,
+        key=chosen.tls_key,
+        authorities=chosen.tls_peer_ca,
     )
 
 
 def api_config(settings: Settings) -> ApiConfig:
-    """The API's tokens."""
+    """The API's tokens and limits."""
     from api.config import ApiConfig
 
-    return ApiConfig(tokens={name: token.get_secret_value() for name, token in settings.http.tokens.items()})
+    chosen = settings.http
+    return ApiConfig(
+        tokens={name: token.get_secret_value() for name, token in chosen.tokens.items()},
+        body_timeout_s=chosen.body_timeout_s,
+        body_min_bytes_per_s=chosen.body_min_bytes_per_s,
+        max_store_bytes=chosen.max_store_bytes,
+        max_store_parts=chosen.max_store_parts,
+        max_store_requests=chosen.max_store_requests,
+        store_threads=chosen.store_threads,
+        allow_private_sop_classes=settings.dicom.allow_private_sop_classes,
+    )
 
 
 def exchange_config(settings: Settings) -> ExchangeConfig:
@@ -237,15 +264,20 @@ def run_api(settings: Settings, listen_fd: int | None, on_ready: Callable[[int],
     """Serve the API and the page until SIGTERM or SIGINT."""
     from api.server import run
 
-    run(
-        database(settings, "api"),
-        object_store(settings),
-        api_config(settings),
-        host=settings.http.host,
-        port=settings.http.port,
-        listen_fd=listen_fd,
-        on_ready=on_ready,
-    )
+    way_in = ingest(settings, "api")
+    try:
+        run(
+            database(settings, "api"),
+            way_in.store,
+            api_config(settings),
+            host=settings.http.host,
+            port=settings.http.port,
+            listen_fd=listen_fd,
+            on_ready=on_ready,
+            ingest=way_in,
+        )
+    finally:
+        way_in.close()
 
 
 def run_exchange(settings: Settings, on_ready: Callable[[], None]) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 
-from api.config import is_loopback
+from api.config import ApiConfig, is_loopback
 from inference.triage import TriagePolicy
 from pacs.dimse.policy import ReceiverPolicy
 from storage.errors import SettingsError
@@ -29,7 +29,7 @@ __all__ = [
     "refuse_unsafe",
 ]
 
-_RECEIVER = ReceiverPolicy()  # limits have one default, there
+_RECEIVER, _API = ReceiverPolicy(), ApiConfig()  # limits have one default, there
 _TRIAGE = TriagePolicy()
 _WAITS = _TRIAGE.waits
 _LOOPBACK_NETWORKS = {str(network) for network in _RECEIVER.open_networks}
@@ -123,6 +123,15 @@ class Dicom(Section):
     tls_client_ca: Path | None = Field(
         default=None, description="authority of client certificates (PEM); set: clients need one"
     )
+    tls_peer_ca: Path | None = Field(
+        default=None, description="authority of the certificates of peers that we call (PEM); unset: the system's"
+    )
+    call_timeout_s: Seconds = Field(
+        default=_RECEIVER.caller.timeout_s, description="longest silence of a peer that we call, seconds"
+    )
+    call_attempts: Annotated[int, Field(ge=1, le=20)] = Field(
+        default=_RECEIVER.caller.attempts, description="tries for one object before a move destination is given up"
+    )
 
 
 class Http(Section):
@@ -132,6 +141,20 @@ class Http(Section):
     port: Port = Field(default=8080, description="TCP port; 0 takes a free one")
     tokens: dict[str, SecretStr] = Field(
         default={}, description="bearer tokens by name of the user or machine; empty: no login"
+    )
+    body_timeout_s: Seconds = Field(
+        default=_API.body_timeout_s, description="longest silence within a request body, seconds"
+    )
+    body_min_bytes_per_s: Annotated[float, Field(ge=0)] = Field(
+        default=_API.body_min_bytes_per_s, description="slowest pace of a request body, bytes a second"
+    )
+    max_store_bytes: Count = Field(default=_API.max_store_bytes, description="longest STOW-RS request, bytes")
+    max_store_parts: Count = Field(default=_API.max_store_parts, description="parts of one STOW-RS request")
+    max_store_requests: Count = Field(
+        default=_API.max_store_requests, description="STOW-RS requests at a time; one more hears 503"
+    )
+    store_threads: Annotated[int, Field(ge=1, le=64)] = Field(
+        default=_API.store_threads, description="threads that write what STOW-RS brings"
     )
 
 

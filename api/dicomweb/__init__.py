@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
+from api.dicomweb import stow
+
 __all__ = ["ROOT", "ROUTERS"]
 
 ROOT = "/dicom-web"
-ROUTERS: tuple[APIRouter, ...] = ()
+ROUTERS: tuple[APIRouter, ...] = (stow.router,)

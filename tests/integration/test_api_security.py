@@ -145,7 +145,7 @@ def test_a_body_that_does_not_come_is_given_up(archive: Archive) -> None:
         socket.create_connection(("127.0.0.1", urlsplit(address).port or 0), timeout=5) as late,
     ):
         late.sendall(head + b"Content-Length: 20\r\n\r\n{")
-        assert late.recv(100).startswith(b"HTTP/1.1 400")
+        assert late.recv(100).startswith(b"HTTP/1.1 408")
 
 
 def test_a_client_that_takes_nothing_is_cut_off(archive: Archive) -> None:

@@ -11,19 +11,22 @@ import httpx
 
 from api import server
 from api.config import ApiConfig
+from pacs.ingest import Ingest
 from storage.database import Database
 from storage.objects import ObjectStore
 
 
 @contextlib.contextmanager
-def serving(database: Database, store: ObjectStore, config: ApiConfig | None = None) -> Iterator[str]:
+def serving(
+    database: Database, store: ObjectStore, config: ApiConfig | None = None, ingest: Ingest | None = None
+) -> Iterator[str]:
     """The address of a server that runs until the block ends; its end must not take long."""
     ports: queue.Queue[int] = queue.Queue()
     stop = threading.Event()
     thread = threading.Thread(
         target=server.run,
         args=(database, store, config or ApiConfig()),
-        kwargs={"port": 0, "on_ready": ports.put, "stop": stop},
+        kwargs={"port": 0, "on_ready": ports.put, "stop": stop, "ingest": ingest},
     )
     thread.start()
     try:

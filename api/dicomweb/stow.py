@@ -1,0 +1,140 @@
+"""STOW-RS (PS3.18 10.5): instances in, with the same promises as C-STORE."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+import structlog
+from anyio import WouldBlock, to_thread
+from fastapi import APIRouter, HTTPException, Request, Response
+from starlette.types import Receive
+
+from api.context import LOCAL_ACTOR, Actor, Context, Here, UidPath
+from api.dicomweb.deposit import Deposit, Destination, Parts, Reader, Single, TooManyParts
+from api.dicomweb.intake import ClientGone, pump
+from api.dicomweb.multipart import InvalidMultipart, MediaType, Multipart
+from api.dicomweb.part10parts import Part10Parts
+from api.dicomweb.storeanswer import Answer, Reason
+from api.problems import RETRY_AFTER_S, problem, responses
+from storage.errors import Unavailable
+
+__all__ = ["router"]
+
+log = structlog.get_logger()
+router = APIRouter(tags=["DICOMweb"])
+
+_DICOM, _JSON, _XML = "application/dicom", "application/dicom+json", "application/dicom+xml"
+_RELATED = "multipart/related"
+_SOURCE = "STOW-RS"  # the source AE title while there are no tokens with names
+_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            f'{_RELATED}; type="{kind}"': {"schema": {"type": "string", "format": "binary"}} for kind in (_DICOM, _JSON)
+        },
+    }
+}
+_MODULE: dict[str, Any] = {
+    "description": "Store Instances Response Module (PS3.18 I.1)",
+    "content": {_JSON: {}, _XML: {}},
+}
+_TOLD: tuple[int | str, ...] = (200, 202, 409)
+_RESPONSES = responses(400, 401, 403, 406, 408, 413, 415, 422, 503) | dict.fromkeys(_TOLD, _MODULE)
+
+
+@router.post("/studies", response_class=Response, responses=_RESPONSES, openapi_extra=_BODY)
+async def store(here: Here, actor: Actor, request: Request) -> Response:
+    """Store instances of any study (PS3.18 10.5): 200 all, 202 some of them; the body says which and why not."""
+    return await _store(here, actor, request, "")
+
+
+@router.post("/studies/{study_uid}", response_class=Response, responses=_RESPONSES, openapi_extra=_BODY)
+async def store_in_study(here: Here, actor: Actor, request: Request, study_uid: UidPath) -> Response:
+    """Store instances of one study; those of another one are refused."""
+    return await _store(here, actor, request, study_uid)
+
+
+async def _store(here: Context, actor: str, request: Request, study_uid: str) -> Response:
+    accepted = _accepted(request.headers.get("accept", ""))
+    if here.intake is None:
+        raise Unavailable("this server takes no instances")
+    answer = Answer()
+    to = Destination(
+        ingest=here.intake.ingest,
+        answer=answer,
+        study_uid=study_uid,
+        source_aet=_SOURCE if actor == LOCAL_ACTOR else actor,
+        source_address=request.client.host if request.client else "",
+        allow_private=here.config.allow_private_sop_classes,
+    )
+    reader, parts = _kind(request.headers.get("content-type", ""), to)
+    deposit = Deposit(reader, parts, answer, max_parts=here.config.max_store_parts)
+    try:
+        here.intake.requests.acquire_nowait()
+    except WouldBlock:
+        raise Unavailable(f"{here.config.max_store_requests} requests store instances, the most at a time") from None
+    try:
+        refused = await _take(here, request.receive, deposit, answer)
+    finally:
+        here.intake.requests.release()
+    return refused or _response(request, answer, accepted)
+
+
+def _kind(content_type: str, to: Destination) -> tuple[Reader, Parts]:
+    """How to read the body, and what its parts become; 415 for what is not stored."""
+    outer = MediaType.parse(content_type)
+    if outer.name == _DICOM:
+        return Single(content_type), Part10Parts(to)
+    inner = MediaType.parse(outer.parameters.get("type", _DICOM)).name
+    if outer.name == _RELATED and inner == _DICOM:
+        return Multipart(outer.boundary()), Part10Parts(to)
+    raise HTTPException(415, f'send {_RELATED} with type="{_DICOM}" or type="{_JSON}"')
+
+
+async def _take(here: Context, receive: Receive, deposit: Deposit, answer: Answer) -> Response | None:
+    """Read the body to its end; a problem where it cannot be read and nothing else is to be told."""
+
+    def consume(chunks: Sequence[bytes], last: bool) -> None:
+        deposit.feed(chunks)
+        if last:
+            deposit.finish()
+
+    assert here.intake is not None
+    try:
+        await pump(receive, consume, here.intake.threads)
+    except (InvalidMultipart, TooManyParts) as error:
+        too_many = isinstance(error, TooManyParts)
+        if not answer.entries:
+            return problem(413 if too_many else 400, str(error))
+        answer.fail(Reason.TOO_LARGE if too_many else Reason.CANNOT_UNDERSTAND, str(error))
+    except ClientGone:
+        log.info("stow-rs client went away", stored=len(answer.stored), failed=len(answer.failed))
+        return Response(status_code=400)  # nobody reads it
+    finally:
+        await to_thread.run_sync(deposit.close, limiter=here.intake.threads)
+    return None
+
+
+def _accepted(accept: str) -> str:
+    """The media type of the answer: JSON unless XML is asked for and JSON is not."""
+    asked = [MediaType.parse(one) for one in accept.split(",")] if accept.strip() else [MediaType("*/*")]
+    names = {one.name for one in asked if one.parameters.get("q", "1").strip() not in ("0", "0.0", "0.00", "0.000")}
+    if names & {_JSON, "application/json", "*/*", "application/*"}:
+        return _JSON
+    raise HTTPException(406, f"the answer is {_JSON}")
+
+
+def _response(request: Request, answer: Answer, media_type: str) -> Response:
+    address = str(request.base_url).rstrip("/")
+    module = answer.attributes(address + request.url.path.partition("/studies")[0])
+    headers = {"Retry-After": str(RETRY_AFTER_S)} if answer.status == 503 else {}
+    if answer.why:
+        headers["Warning"] = f'299 sangloc "{_quotable(answer.why)}"'
+    return Response(orjson.dumps(module), answer.status, headers, media_type)
+
+
+def _quotable(text: str) -> str:
+    """What may stand between quotes in a header."""
+    return "".join(c if " " <= c <= "~" and c not in '"\\' else "'" for c in text)[:200]
