@@ -101,6 +101,11 @@ class Association:
         return self._agreed.contexts[request.context_id]
 
     @property
+    def buffers(self) -> w.BufferPool:
+        """Where large buffers come from."""
+        return self._shared.pool
+
+    @property
     def contexts(self) -> Mapping[int, Context]:
         """The accepted presentation contexts by id."""
         return self._agreed.contexts

@@ -30,8 +30,14 @@ __all__ = [
     "APPLICATION_CONTEXT",
     "FIND_OPTIONS",
     "PATIENT_ROOT_FIND",
+    "PATIENT_ROOT_GET",
+    "PATIENT_ROOT_MOVE",
+    "RETRIEVE",
     "STORAGE_CLASSES",
+    "STORAGE_COMMITMENT",
     "STUDY_ROOT_FIND",
+    "STUDY_ROOT_GET",
+    "STUDY_ROOT_MOVE",
     "VERIFICATION",
     "Context",
     "Negotiated",
@@ -46,9 +52,13 @@ VERIFICATION = "1.2.840.10008.1.1"
 
 PATIENT_ROOT_FIND = "1.2.840.10008.5.1.4.1.2.1.1"  # PS3.4 C.6.1.3
 STUDY_ROOT_FIND = "1.2.840.10008.5.1.4.1.2.2.1"  # PS3.4 C.6.2.3
+PATIENT_ROOT_MOVE, STUDY_ROOT_MOVE = "1.2.840.10008.5.1.4.1.2.1.2", "1.2.840.10008.5.1.4.1.2.2.2"  # PS3.4 C.6
+PATIENT_ROOT_GET, STUDY_ROOT_GET = "1.2.840.10008.5.1.4.1.2.1.3", "1.2.840.10008.5.1.4.1.2.2.3"
+RETRIEVE = (PATIENT_ROOT_MOVE, STUDY_ROOT_MOVE, PATIENT_ROOT_GET, STUDY_ROOT_GET)
 
 # Abstract syntaxes of services other than storage.
-_SERVED = (VERIFICATION, PATIENT_ROOT_FIND, STUDY_ROOT_FIND)
+STORAGE_COMMITMENT = "1.2.840.10008.1.20.1"  # push model (PS3.4 J)
+_SERVED = (VERIFICATION, PATIENT_ROOT_FIND, STUDY_ROOT_FIND, *RETRIEVE, STORAGE_COMMITMENT)
 _PLAIN = [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian]  # nothing deflated: no bombs
 
 # What extended negotiation may agree on, byte by byte (PS3.4 C.5.1.1): relational queries, combined date and time,
@@ -159,6 +169,8 @@ def _answer(
         known = uid in _SERVED or uid in STORAGE_CLASSES or (allow_private and is_private(uid))
         (wanted if known else refused).append(context)
     ours = [presentation.build_context(uid, None if uid == VERIFICATION else _PLAIN) for uid in _SERVED]
+    for context in ours:  # a peer may be the SCP of a commitment: it reports on what we asked it to commit
+        context.scu_role = context.scp_role = True if context.abstract_syntax == STORAGE_COMMITMENT else None
     results, reply_roles = presentation.negotiate_unrestricted(wanted, ours, roles)
     results += presentation.negotiate_as_acceptor(refused, ours)[0]
     return sorted(results, key=lambda context: int(context.context_id)), reply_roles

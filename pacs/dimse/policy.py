@@ -10,7 +10,7 @@ from pathlib import Path
 
 from storage.errors import SettingsError
 
-__all__ = ["LOOPBACK", "Network", "Peer", "ReceiverPolicy", "TlsFiles"]
+__all__ = ["LOOPBACK", "CallerPolicy", "Network", "Peer", "ReceiverPolicy", "TlsFiles"]
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -38,6 +38,21 @@ class TlsFiles:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CallerPolicy:
+    """How we call others: our AE title, patience and TLS."""
+
+    ae_title: str = "SANGLOC"
+    connect_timeout_s: float = 5.0
+    timeout_s: float = 30.0  # longest silence of the peer
+    attempts: int = 3  # for one object, before the destination is given up
+    pause_s: float = 1.0  # before the second attempt; doubled each time
+    max_pdu_bytes: int = 1 << 18  # that we announce
+    certificate: Path | None = None  # ours, where the peer asks for one
+    key: Path | None = None
+    authorities: Path | None = None  # that sign certificates of peers; None: the system's, and host names are checked
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReceiverPolicy:
     """All limits of one receiver process. Raises `SettingsError` when they contradict the standard or each other."""
 
@@ -57,6 +72,7 @@ class ReceiverPolicy:
     drain_timeout_s: float = 30.0  # running associations get so long when the receiver stops
     drain_idle_s: float = 1.0  # an association without a message for so long is not running
     tls: TlsFiles | None = None
+    caller: CallerPolicy = CallerPolicy()  # towards the destinations of a C-MOVE
 
     def __post_init__(self) -> None:
         for title in (self.ae_title, *self.aliases, *(peer.ae_title for peer in self.peers)):

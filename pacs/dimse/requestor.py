@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Self
 
 from pacs.dimse import command as dimse
@@ -14,6 +12,7 @@ from pacs.dimse import wire as w
 from pacs.dimse.buffers import BufferPool
 from pacs.dimse.command import Command
 from pacs.dimse.contexts import VERIFICATION, Context
+from pacs.dimse.policy import CallerPolicy
 from pacs.dimse.proposal import Accepted, Proposal, associate_request, read_accept, read_reject
 from pacs.dimse.tls import client_context
 from storage.errors import InvalidInput, PeerRefused, PeerUnavailable
@@ -28,21 +27,6 @@ _RELEASE_RQ = b"\x05\0\0\0\0\x04\0\0\0\0"
 _ABORT = b"\x07\0\0\0\0\x04\0\0\0\0"
 _RELEASE_S = 5.0
 _MAX_MESSAGE_BYTES = 16 << 20  # of a data set that is kept in memory: an identifier, a report
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CallerPolicy:
-    """How we call others: our AE title, patience and TLS."""
-
-    ae_title: str = "SANGLOC"
-    connect_timeout_s: float = 5.0
-    timeout_s: float = 30.0  # longest silence of the peer
-    attempts: int = 3  # for one object, before a destination is given up
-    pause_s: float = 1.0  # before the second attempt; doubled each time
-    max_pdu_bytes: int = 1 << 18  # that we announce
-    certificate: Path | None = None  # ours, where the peer asks for one
-    key: Path | None = None
-    authorities: Path | None = None  # that sign certificates of peers; None: the system's, and host names are checked
 
 
 class Requestor:

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from pacs.dimse.association import Association, Handler
-from pacs.dimse.command import C_CANCEL_RQ, C_ECHO_RQ, C_FIND_RQ, C_STORE_RQ, Command
+from pacs.dimse.command import C_CANCEL_RQ, C_ECHO_RQ, C_FIND_RQ, C_GET_RQ, C_MOVE_RQ, C_STORE_RQ, Command
+from pacs.dimse.commitment import commit, take_report
 from pacs.dimse.contexts import PATIENT_ROOT_FIND, STUDY_ROOT_FIND
 from pacs.dimse.echo import echo
 from pacs.dimse.find import InformationModel, finder
+from pacs.dimse.get import get
+from pacs.dimse.move import move
+from pacs.dimse.normalized import N_ACTION_RQ, N_EVENT_REPORT_RQ
 from pacs.dimse.query import patient_root, study_root
 from pacs.dimse.store import store
 
@@ -27,5 +31,9 @@ SERVICES: Mapping[int, Handler] = {
     C_STORE_RQ: store,
     C_ECHO_RQ: echo,
     C_FIND_RQ: finder(FIND),
+    C_GET_RQ: get,
+    C_MOVE_RQ: move,
     C_CANCEL_RQ: _ignore,
+    N_ACTION_RQ: commit,
+    N_EVENT_REPORT_RQ: take_report,
 }

@@ -11,26 +11,44 @@ from storage.errors import InvalidIdentifier, InvalidInput, InvalidUID, ObjectTo
 
 __all__ = [
     "CANCELLED",
+    "CANNOT_COUNT",
+    "CANNOT_PERFORM",
     "CANNOT_UNDERSTAND",
+    "COMMITMENT_STATUSES",
     "DATA_SET_MISSING",
+    "DESTINATION_UNKNOWN",
+    "DUPLICATE_TRANSACTION",
     "FIND_STATUSES",
     "IDENTIFIER_MISMATCH",
     "IDENTIFIER_MISSING",
     "IDENTIFIER_UNREADABLE",
+    "INVALID_ARGUMENT",
     "INVALID_SOP_INSTANCE",
+    "NO_SUCH_ACTION",
+    "NO_SUCH_EVENT",
+    "NO_SUCH_INSTANCE",
+    "NO_SUCH_SOP_CLASS",
     "OBJECT_TOO_LARGE",
     "OUT_OF_RESOURCES",
     "PENDING",
     "PENDING_WARNING",
     "PROCESSING_FAILURE",
     "QUERY_OUT_OF_RESOURCES",
+    "RESOURCE_LIMITATION",
     "RESULT_CUT",
+    "RETRIEVE_MISMATCH",
+    "RETRIEVE_STATUSES",
+    "RETRIEVE_UNREADABLE",
     "SOP_CLASS_NOT_SUPPORTED",
     "STATUSES",
+    "SUB_OPERATIONS_CANCELLED",
+    "SUB_OPERATIONS_PENDING",
+    "SUB_OPERATIONS_WARNING",
     "SUCCESS",
     "UNRECOGNIZED_OPERATION",
     "Status",
     "find_status_of",
+    "retrieve_status_of",
     "status_of",
 ]
 
@@ -127,6 +145,75 @@ FIND_STATUSES: tuple[Status, ...] = (
     RESULT_CUT,
 )
 
+# Of the storage commitment push model: N-ACTION and N-EVENT-REPORT, besides success and processing failure.
+NO_SUCH_INSTANCE = Status(
+    0x0112, "No such SOP Instance", "PS3.7 10.1.4.1.10", "Not the well-known instance 1.2.840.10008.1.20.1.1"
+)
+NO_SUCH_EVENT = Status(0x0113, "No such event type", "PS3.7 10.1.1.1.8", "Neither 1 nor 2 (PS3.4 J.3.3.1.1)")
+INVALID_ARGUMENT = Status(
+    0x0115, "Invalid argument value", "PS3.7 10.1.4.1.10", "The data set is unreadable, lacks a UID or is too long"
+)
+NO_SUCH_SOP_CLASS = Status(0x0118, "No such SOP Class", "PS3.7 10.1.4.1.10", "Not the push model in the context")
+NO_SUCH_ACTION = Status(0x0123, "No such action type", "PS3.7 10.1.4.1.10", "Not 1 (PS3.4 J.3.2.1.1)")
+DUPLICATE_TRANSACTION = Status(
+    0x0131,
+    "Duplicate transaction UID",
+    "PS3.3 C.14.1.1",
+    "The requester used the transaction UID for other instances; for the same ones it is a repetition, and welcome",
+)
+RESOURCE_LIMITATION = Status(
+    0x0213, "Resource limitation", "PS3.7 10.1.4.1.10", "The database is away; trying again is right"
+)
+
+COMMITMENT_STATUSES: tuple[Status, ...] = (
+    NO_SUCH_INSTANCE,
+    NO_SUCH_EVENT,
+    INVALID_ARGUMENT,
+    NO_SUCH_SOP_CLASS,
+    NO_SUCH_ACTION,
+    DUPLICATE_TRANSACTION,
+    RESOURCE_LIMITATION,
+)
+
+# Of C-MOVE and C-GET, besides success and the general ones above.
+SUB_OPERATIONS_PENDING = Status(0xFF00, "Pending", "PS3.4 C.4.2.1.5", "Sub-operations go on; at most one a second")
+SUB_OPERATIONS_CANCELLED = Status(0xFE00, "Cancel", "PS3.4 C.4.2.1.5", "The peer sent a C-CANCEL")
+SUB_OPERATIONS_WARNING = Status(
+    0xB000, "Warning", "PS3.4 C.4.2.1.5", "Some sub-operations failed, or were answered with a warning"
+)
+CANNOT_COUNT = Status(
+    0xA701, "Refused: Out of resources", "PS3.4 C.4.2.1.5", "The database is away: the matches cannot be counted"
+)
+CANNOT_PERFORM = Status(
+    0xA702,
+    "Refused: Out of resources",
+    "PS3.4 C.4.2.1.5",
+    "No sub-operation succeeded, as when the destination is away or takes none of the objects",
+)
+DESTINATION_UNKNOWN = Status(
+    0xA801, "Refused: Move destination unknown", "PS3.4 C.4.2.1.5", "No peer of the AE registry has this AE title"
+)
+RETRIEVE_MISMATCH = Status(
+    0xA900,
+    "Error: Data Set does not match SOP Class",
+    "PS3.4 C.4.2.1.5",
+    "The level is none of the model, or its unique key is missing",
+)
+RETRIEVE_UNREADABLE = Status(
+    0xC000, "Failed: Unable to process", "PS3.4 C.4.2.1.5", "The identifier is missing or malformed"
+)
+
+RETRIEVE_STATUSES: tuple[Status, ...] = (
+    SUB_OPERATIONS_PENDING,
+    SUB_OPERATIONS_CANCELLED,
+    SUB_OPERATIONS_WARNING,
+    CANNOT_COUNT,
+    CANNOT_PERFORM,
+    DESTINATION_UNKNOWN,
+    RETRIEVE_MISMATCH,
+    RETRIEVE_UNREADABLE,
+)
+
 # The first class that fits counts, so a subclass stands before its base.
 _BY_ERROR: tuple[tuple[type[SanglocError], Status], ...] = (
     (ObjectTooLarge, OBJECT_TOO_LARGE),
@@ -145,6 +232,14 @@ _FIND_BY_ERROR: tuple[tuple[type[SanglocError], Status], ...] = (
 )
 
 
+_RETRIEVE_BY_ERROR: tuple[tuple[type[SanglocError], Status], ...] = (
+    (InvalidIdentifier, RETRIEVE_MISMATCH),
+    (InvalidInput, RETRIEVE_UNREADABLE),
+    (Unavailable, CANNOT_COUNT),
+    (SanglocError, PROCESSING_FAILURE),
+)
+
+
 def status_of(error: SanglocError) -> Status:
     """The status that tells a sender of this error."""
     return next(status for kind, status in _BY_ERROR if isinstance(error, kind))
@@ -153,3 +248,8 @@ def status_of(error: SanglocError) -> Status:
 def find_status_of(error: SanglocError) -> Status:
     """The status that tells the sender of a query of this error."""
     return next(status for kind, status in _FIND_BY_ERROR if isinstance(error, kind))
+
+
+def retrieve_status_of(error: SanglocError) -> Status:
+    """The status that tells the sender of a C-MOVE or C-GET of an error before the first sub-operation."""
+    return next(status for kind, status in _RETRIEVE_BY_ERROR if isinstance(error, kind))
