@@ -10,9 +10,11 @@ OPTIONS ?=
 FOLDER ?=
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -c constraints.txt \
 	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
-# What tests and benches run against: command and the Debian package that has it. What is missing is skipped, and said so.
+# What tests and benches run against: command or file, and the Debian package that has it. What is missing is skipped, and said so.
 TEST_TOOLS := dcmdump=dcmtk dciodvfy=dicom3tools chromium=chromium openssl=openssl strace=strace mkfs.ext4=e2fsprogs
-BENCH_TOOLS := dcmdump=dcmtk Orthanc=orthanc
+ORTHANC := /usr/share/orthanc/plugins/libOrthanc
+BENCH_TOOLS := dcmdump=dcmtk Orthanc=orthanc $(ORTHANC)DicomWeb.so=orthanc-dicomweb \
+	$(ORTHANC)PostgreSQLIndex.so=orthanc-postgresql
 
 .PHONY: help install demo test bench lint tools bench-tools clean
 
@@ -58,7 +60,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 
 # Installs missing tools where we may (root, or sudo without a password), else says what to install.
 define need
-@missing=; for tool in $(1); do command -v $${tool%%=*} >/dev/null || missing="$$missing $${tool##*=}"; done; \
+@missing=; for tool in $(1); do command -v $${tool%%=*} >/dev/null || [ -e $${tool%%=*} ] || missing="$$missing $${tool##*=}"; done; \
 if [ -z "$$missing" ]; then exit 0; fi; \
 if [ "$$(id -u)" = 0 ]; then sudo=; elif sudo -n true 2>/dev/null; then sudo="sudo -n"; else \
 echo "Some tests will be skipped. For all of them:  sudo apt-get install$$missing" >&2; exit 0; fi; \
