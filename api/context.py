@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated
 
 from fastapi import Depends, HTTPException, Path, Query, Request, Security
@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from api.config import ApiConfig
+from api.looks import Looks
 
 if TYPE_CHECKING:
     import anyio
@@ -69,6 +70,7 @@ class Context:
     events: Events
     rendering: anyio.CapacityLimiter
     intake: Intake | None = None  # None: nothing is stored here
+    looks: Looks = field(default_factory=Looks)
 
 
 def _context(request: Request) -> Context:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import structlog
 
-from pacs import reporting
+from pacs import metadata, reporting
 from pacs.tasks import Exchange, Task
 from storage.errors import Unavailable
 
@@ -21,7 +21,10 @@ __all__ = ["TASKS", "run"]
 log = structlog.get_logger()
 
 # Modules of tasks import what is heavy when there is something to do, so that an idle process stays small.
-TASKS: tuple[tuple[str, Task], ...] = (("commitment", reporting.report_commitments),)
+TASKS: tuple[tuple[str, Task], ...] = (
+    ("commitment", reporting.report_commitments),
+    ("metadata", metadata.settle),
+)
 
 _PAUSE_S = (1.0, 30.0)  # before a task that failed is started again; doubles each time
 _STEADY_S = 60.0  # a task that ran so long has proved itself

@@ -16,7 +16,6 @@ from contextlib import suppress
 import orjson
 import structlog
 
-from pacs.dicomjson import json_of
 from pacs.retrieve import Selection
 from pacs.tasks import Exchange
 from storage import metadata
@@ -64,6 +63,8 @@ def series_json(database: Database, store: ObjectStore, series: SeriesVersion) -
 
 def attributes(store: ObjectStore, instance: StoredInstance, base: str) -> dict[str, object]:
     """The DICOM JSON model of one instance; `base` is the address of the DICOMweb service."""
+    from pacs.dicomjson import json_of  # noqa: PLC0415  (10 MB that an idle exchange does not need)
+
     here = f"{base}/studies/{instance.study_uid}/series/{instance.series_uid}/instances/{instance.sop_uid}/bulkdata/"
     return json_of(store, instance, here.__add__)
 

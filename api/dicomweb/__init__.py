@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from api.dicomweb import stow
+from api.dicomweb import metadata, stow, wado
 
 __all__ = ["ROOT", "ROUTERS"]
 
 ROOT = "/dicom-web"
-ROUTERS: tuple[APIRouter, ...] = (stow.router,)
+ROUTERS: tuple[APIRouter, ...] = (stow.router, wado.router, metadata.router)
