@@ -9,6 +9,7 @@ and when stands in its own row of `instances`.
 
 from __future__ import annotations
 
+import contextlib
 import weakref
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ import psycopg
 from psycopg.pq import ConnStatus, ExecStatus, TransactionStatus
 from psycopg.pq.abc import PGconn, PGresult
 
-from storage import names, set_aside
+from storage import arrivals, names, removal, set_aside
 from storage.database import Connection, Database
 from storage.received import InstanceHeader, Outcome, Received
 
@@ -93,12 +94,15 @@ class Indexer:
 
     def _insert(self, connection: Connection, batch: list[Received]) -> dict[str, _SeriesPlace]:
         places = [self._places.get(received.header) for received in batch]
-        if None not in places:
-            try:
-                return _insert(connection, batch, places)
-            except psycopg.errors.ForeignKeyViolation:  # a study was deleted since
+        try:
+            if None not in places:
+                with contextlib.suppress(psycopg.errors.ForeignKeyViolation):  # a series was moved or deleted since
+                    return _insert(connection, batch, places)
                 self._places.forget(batch)
-        stored = _insert_missing(connection, batch)
+            stored = _insert_missing(connection, batch)
+        except psycopg.errors.ObjectNotInPrerequisiteState:
+            self._places.forget(batch)
+            stored = arrivals.index_alone(connection, batch, _insert_missing)
         self._places.learn(batch, stored)
         return stored
 
@@ -106,7 +110,10 @@ class Indexer:
 def index_instances(connection: Connection, batch: Sequence[Received]) -> list[Outcome]:
     """Index a batch within the transaction of the caller; outcomes in order. `Indexer` is faster."""
     first, repeats = _split_repeats(batch)
-    stored = _insert_missing(connection, first)
+    try:
+        stored = _insert_missing(connection, first)
+    except psycopg.errors.ObjectNotInPrerequisiteState:
+        stored = arrivals.index_alone(connection, first, _insert_missing)
     outcomes: list[Outcome] = []
     for n, received in enumerate(batch):
         if received.header.sop_uid in stored and n not in repeats:
@@ -185,11 +192,13 @@ def _in_transaction(connection: Connection) -> bool:
     return connection.info.transaction_status == TransactionStatus.INTRANS
 
 
-def _known(connection: Connection, batch: Sequence[Received]) -> dict[str, tuple[bytes, str]]:
-    """Digest and object key of the stored instances among the batch."""
+def _known(connection: Connection, batch: Sequence[Received]) -> dict[str, tuple[bytes, str, bool]]:
+    """Digest, object key and hidden flag of the stored instances among the batch."""
     uids = [received.header.sop_uid for received in batch]
-    found = connection.execute("SELECT sop_uid, sha256, object_key FROM instances WHERE sop_uid = ANY(%s)", (uids,))
-    return {uid: (sha256, key) for uid, sha256, key in found}
+    found = connection.execute(
+        "SELECT sop_uid, sha256, object_key, hidden FROM instances WHERE sop_uid = ANY(%s)", (uids,)
+    )
+    return {uid: (sha256, key, hidden) for uid, sha256, key, hidden in found}
 
 
 def _compare(connection: Connection, batch: Sequence[Received]) -> list[Indexed]:
@@ -197,10 +206,13 @@ def _compare(connection: Connection, batch: Sequence[Received]) -> list[Indexed]
     known = _known(connection, batch)
     compared = []
     for received in batch:
-        sha256, key = known.get(received.header.sop_uid, (b"", ""))
+        sha256, key, hidden = known.get(received.header.sop_uid, (b"", "", False))
         if key == received.object_key:  # this very object: the batch is tried again after an answer was lost
             compared.append(Indexed("stored", True))
         elif sha256 == received.sha256:
+            if hidden:
+                with connection.transaction():
+                    removal.resent(connection, [received.header.sop_uid], received.source_aet)
             compared.append(Indexed("duplicate", False))
         else:
             compared.append(Indexed("conflict", set_aside.add_conflict(connection, received)))
