@@ -186,7 +186,15 @@ class Desk:
         if status != stored.status:
             changes.insert(0, ("status", stored.status, status))
         if changes:
-            self._write(connection, stored.order_pk, order, status, stored.announced)
+            orders.write(
+                connection,
+                stored.order_pk,
+                order,
+                status=status,
+                announced=stored.announced,
+                urgency=stored.urgency,
+                max_wait=stored.max_wait,
+            )
             action = f"order.{status.lower()}" if status != stored.status else "order.changed"
             orders.record(
                 connection, stored.order_pk, origin.actor, action, changes=changes, message_pk=origin.message_pk

@@ -36,6 +36,7 @@ class Stored:
     order_pk: int
     status: OrderStatus
     urgency: int
+    max_wait: dt.timedelta | None
     announced: bool
     content: dict[str, Any]
     created_at: dt.datetime
@@ -74,7 +75,7 @@ class Linked:
     instance_count: int
 
 
-_STORED = "SELECT order_pk, status, urgency, announced, content, created_at, changed_at FROM orders"
+_STORED = "SELECT order_pk, status, urgency, max_wait, announced, content, created_at, changed_at FROM orders"
 
 
 def lock(connection: Connection) -> None:

@@ -16,8 +16,8 @@ from storage.database import Connection
 from storage.errors import NotFound
 
 __all__ = [
-    "ScheduledKey", "State", "Step", "add", "content_of", "link", "links", "note_complete", "of_order", "page",
-    "update",
+    "LinkedStep", "ScheduledKey", "State", "Step", "add", "content_of", "link", "linked", "note_complete", "of_order",
+    "page", "states", "unlink", "update",
 ]  # fmt: skip
 
 State = Literal["IN PROGRESS", "COMPLETED", "DISCONTINUED"]
@@ -58,6 +58,16 @@ class ScheduledKey:
     step_id: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkedStep:
+    """A scheduled step that something was performed for."""
+
+    order_pk: int
+    step_pk: int
+    procedure_id: str
+    step_id: str
+
+
 _STEP = """
 SELECT p.performed_pk, p.sop_uid, p.status, p.source_aet, p.modality, p.step_id, p.study_uids, p.created_at,
     p.changed_at, p.complete_at, cardinality(p.instance_uids) AS referenced,
@@ -68,15 +78,23 @@ FROM performed_steps AS p"""
 
 
 def add(
-    connection: Connection, sop_uid: str, *, status: State, source_aet: str, values: Mapping[str, Any], content: Any
+    connection: Connection,
+    sop_uid: str,
+    *,
+    source_aet: str,
+    modality: str,
+    step_id: str,
+    study_uids: Sequence[str],
+    instance_uids: Sequence[str],
+    content: Any,
 ) -> int | None:
     """A step that was begun; its key, or None where the UID is known."""
     found = connection.execute(
         "INSERT INTO performed_steps (sop_uid, status, source_aet, modality, step_id, study_uids, instance_uids,"
-        " content) VALUES (%s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT (sop_uid) DO NOTHING RETURNING performed_pk",
-        (sop_uid, status, source_aet, values["modality"], values["step_id"], values["study_uids"],
-         values["instance_uids"], Jsonb(content)),
-    ).fetchone()  # fmt: skip
+        " content) VALUES (%s, 'IN PROGRESS', %s, %s, %s, %s, %s, %s) ON CONFLICT (sop_uid) DO NOTHING"
+        " RETURNING performed_pk",
+        (sop_uid, source_aet, modality, step_id, list(study_uids), list(instance_uids), Jsonb(content)),
+    ).fetchone()
     return None if found is None else int(found[0])
 
 
@@ -132,20 +150,29 @@ _LINKS = (
 )
 
 
-def links(connection: Connection, performed_pk: int) -> dict[int, dict[tuple[str, str], list[State]]]:
-    """For each order that a performed step belongs to: its steps, with the states of all that was done for them."""
-    found: dict[int, dict[tuple[str, str], list[State]]] = {}
+def linked(connection: Connection, performed_pk: int) -> list[LinkedStep]:
+    """The scheduled steps that a performed one is for."""
+    with connection.cursor(row_factory=class_row(LinkedStep)) as cursor:
+        return cursor.execute(
+            "SELECT order_fk AS order_pk, step_pk, procedure_id, step_id FROM performed_links"
+            " JOIN order_steps ON step_pk = step_fk WHERE performed_fk = %s ORDER BY step_pk",
+            (performed_pk,),
+        ).fetchall()
+
+
+def unlink(connection: Connection, performed_pk: int) -> None:
+    """A performed step was for none of those that it named."""
+    connection.execute("DELETE FROM performed_links WHERE performed_fk = %s", (performed_pk,))
+
+
+def states(connection: Connection, step_pk: int) -> set[str]:
+    """The states of all that was performed for a scheduled step."""
     rows = connection.execute(
-        "SELECT s.order_fk, s.procedure_id, s.step_id, array_agg(p.status)"
-        " FROM performed_links AS mine JOIN order_steps AS s ON s.step_pk = mine.step_fk"
-        " JOIN performed_links AS l ON l.step_fk = s.step_pk"
-        " JOIN performed_steps AS p ON p.performed_pk = l.performed_fk"
-        " WHERE mine.performed_fk = %s GROUP BY 1, 2, 3 ORDER BY 1, 2, 3",
-        (performed_pk,),
+        "SELECT DISTINCT status FROM performed_links JOIN performed_steps ON performed_pk = performed_fk"
+        " WHERE step_fk = %s",
+        (step_pk,),
     )
-    for order_pk, procedure_id, step_id, states in rows:
-        found.setdefault(order_pk, {})[procedure_id, step_id] = states
-    return found
+    return {state for (state,) in rows}
 
 
 def page(
@@ -173,15 +200,16 @@ def of_order(connection: Connection, order_pk: int) -> list[Step]:
     return _select(connection, sql, {"order": order_pk})
 
 
-def note_complete(connection: Connection) -> list[str]:
-    """Note which final steps have all their instances now, in the audit log too; the SOP Instance UIDs of the steps."""
+def note_complete(connection: Connection, performed_pk: int | None = None) -> list[str]:
+    """Note which final steps (or whether one) have all their instances now, in the audit log too; their SOP UIDs."""
     rows = connection.execute(
         "UPDATE performed_steps AS p SET complete_at = clock_timestamp() WHERE complete_at IS NULL"
-        " AND status <> 'IN PROGRESS' AND changed_at > now() - make_interval(days => %s)"
+        " AND status <> 'IN PROGRESS' AND changed_at > now() - make_interval(days => %(days)s)"
         " AND cardinality(instance_uids) ="
         "  (SELECT count(*) FROM instances WHERE sop_uid = ANY(p.instance_uids) AND NOT hidden)"
+        " AND (%(one)s::bigint IS NULL OR performed_pk = %(one)s)"
         " RETURNING sop_uid, status, study_uids, cardinality(instance_uids)",
-        (_AWAITED_DAYS,),
+        {"days": _AWAITED_DAYS, "one": performed_pk},
     ).fetchall()
     for sop_uid, status, study_uids, count in rows:
         for study_uid in study_uids:

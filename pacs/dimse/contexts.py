@@ -29,6 +29,8 @@ from pacs.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 __all__ = [
     "APPLICATION_CONTEXT",
     "FIND_OPTIONS",
+    "MODALITY_WORKLIST",
+    "MPPS",
     "PATIENT_ROOT_FIND",
     "PATIENT_ROOT_GET",
     "PATIENT_ROOT_MOVE",
@@ -57,8 +59,10 @@ PATIENT_ROOT_GET, STUDY_ROOT_GET = "1.2.840.10008.5.1.4.1.2.1.3", "1.2.840.10008
 RETRIEVE = (PATIENT_ROOT_MOVE, STUDY_ROOT_MOVE, PATIENT_ROOT_GET, STUDY_ROOT_GET)
 
 # Abstract syntaxes of services other than storage.
+MODALITY_WORKLIST = "1.2.840.10008.5.1.4.31"  # PS3.4 K.6.1.3
+MPPS = "1.2.840.10008.3.1.2.3.3"  # PS3.4 F.7.2.3
 STORAGE_COMMITMENT = "1.2.840.10008.1.20.1"  # push model (PS3.4 J)
-_SERVED = (VERIFICATION, PATIENT_ROOT_FIND, STUDY_ROOT_FIND, *RETRIEVE, STORAGE_COMMITMENT)
+_SERVED = (VERIFICATION, PATIENT_ROOT_FIND, STUDY_ROOT_FIND, *RETRIEVE, STORAGE_COMMITMENT, MODALITY_WORKLIST, MPPS)
 _PLAIN = [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian]  # nothing deflated: no bombs
 
 # What extended negotiation may agree on, byte by byte (PS3.4 C.5.1.1): relational queries, combined date and time,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from typing import TYPE_CHECKING
 
@@ -65,8 +65,15 @@ def encoded(dataset: Dataset, transfer_syntax: str) -> bytes:
     return out.getvalue()
 
 
-def answer(association: Association, request: Command, status: Status, comment: str = "") -> None:
-    """Answer without a data set; Requested comes back as Affected (PS3.7 10.1.4, 10.3.4)."""
+def answer(
+    association: Association,
+    request: Command,
+    status: Status,
+    comment: str = "",
+    *,
+    extra: Mapping[int, int | bytes] | None = None,
+) -> None:
+    """Answer without a data set; Requested comes back as Affected (PS3.7 10.1.4, 10.3.4). `extra`: more elements."""
     association.drop_data()
     elements: dict[int, int | bytes] = {
         dimse.COMMAND_FIELD: request.field | dimse.RESPONSE,
@@ -87,4 +94,4 @@ def answer(association: Association, request: Command, status: Status, comment: 
         elements[dimse.ERROR_COMMENT] = (
             comment.encode("ascii", "replace").replace(b"\\", b"/")[:64].ljust(2 * ((min(len(comment), 64) + 1) // 2))
         )
-    association.send(request.context_id, dimse.encode(elements))
+    association.send(request.context_id, dimse.encode({**elements, **(extra or {})}))

@@ -17,6 +17,7 @@ __all__ = [
     "COMMITMENT_STATUSES",
     "DATA_SET_MISSING",
     "DESTINATION_UNKNOWN",
+    "DUPLICATE_STEP",
     "DUPLICATE_TRANSACTION",
     "FIND_STATUSES",
     "IDENTIFIER_MISMATCH",
@@ -24,10 +25,19 @@ __all__ = [
     "IDENTIFIER_UNREADABLE",
     "INVALID_ARGUMENT",
     "INVALID_SOP_INSTANCE",
+    "INVALID_VALUE",
+    "MISSING_ATTRIBUTE",
+    "MISSING_VALUE",
+    "MPPS_INVALID_INSTANCE",
+    "MPPS_PROCESSING_FAILURE",
+    "MPPS_RESOURCES",
+    "MPPS_STATUSES",
+    "MPPS_WRONG_CLASS",
     "NO_SUCH_ACTION",
     "NO_SUCH_EVENT",
     "NO_SUCH_INSTANCE",
     "NO_SUCH_SOP_CLASS",
+    "NO_SUCH_STEP",
     "OBJECT_TOO_LARGE",
     "OUT_OF_RESOURCES",
     "PENDING",
@@ -41,6 +51,7 @@ __all__ = [
     "RETRIEVE_UNREADABLE",
     "SOP_CLASS_NOT_SUPPORTED",
     "STATUSES",
+    "STEP_IS_OVER",
     "SUB_OPERATIONS_CANCELLED",
     "SUB_OPERATIONS_PENDING",
     "SUB_OPERATIONS_WARNING",
@@ -212,6 +223,40 @@ RETRIEVE_STATUSES: tuple[Status, ...] = (
     DESTINATION_UNKNOWN,
     RETRIEVE_MISMATCH,
     RETRIEVE_UNREADABLE,
+)
+
+# Of modality performed procedure steps: N-CREATE and N-SET, besides success.
+INVALID_VALUE = Status(
+    0x0106, "Invalid attribute value", "PS3.7 C.4", "A step that does not begin IN PROGRESS, a state or UID that is none"
+)
+STEP_IS_OVER = Status(
+    0x0110,
+    "Performed Procedure Step Object may no longer be updated",
+    "PS3.4 F.7.2.2.2",
+    "The step is COMPLETED or DISCONTINUED; Error ID (0000,0903) is A710",
+)
+MPPS_PROCESSING_FAILURE = Status(0x0110, "Processing failure", "PS3.7 C.4", "A fault of the receiver")
+DUPLICATE_STEP = Status(0x0111, "Duplicate SOP Instance", "PS3.7 C.4", "N-CREATE of a step that is known")
+NO_SUCH_STEP = Status(0x0112, "No such SOP Instance", "PS3.7 C.4", "N-SET of a step that nobody created")
+MPPS_INVALID_INSTANCE = Status(0x0117, "Invalid object instance", "PS3.7 C.4", "The SOP Instance UID is not a UID")
+MPPS_WRONG_CLASS = Status(0x0119, "Class-instance conflict", "PS3.7 C.4", "SOP Class is not that of the context")
+MISSING_ATTRIBUTE = Status(
+    0x0120, "Missing attribute", "PS3.7 C.4", "A type 1 attribute of PS3.4 table F.7.2-1 is missing; it is listed"
+)
+MISSING_VALUE = Status(0x0121, "Missing attribute value", "PS3.7 C.4", "Such an attribute is empty; it is listed")
+MPPS_RESOURCES = Status(0x0213, "Resource limitation", "PS3.7 C.4", "The database is away; trying again is right")
+
+MPPS_STATUSES: tuple[Status, ...] = (
+    INVALID_VALUE,
+    STEP_IS_OVER,
+    MPPS_PROCESSING_FAILURE,
+    DUPLICATE_STEP,
+    NO_SUCH_STEP,
+    MPPS_INVALID_INSTANCE,
+    MPPS_WRONG_CLASS,
+    MISSING_ATTRIBUTE,
+    MISSING_VALUE,
+    MPPS_RESOURCES,
 )
 
 # The first class that fits counts, so a subclass stands before its base.
