@@ -27,7 +27,7 @@ _BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0, 5.0)
 
 # One statement, so that a scrape is one round trip; every count runs over an index.
 _COUNTS = """
-SELECT (SELECT count(*) FROM studies), (SELECT count(*) FROM instances),
+SELECT (SELECT count(*) FROM studies WHERE NOT hidden), (SELECT count(*) FROM instances WHERE NOT hidden),
        (SELECT count(*) FROM jobs WHERE state = 'waiting'), (SELECT count(*) FROM jobs WHERE state = 'running'),
        (SELECT count(*) FROM jobs WHERE state = 'dead'),
        (SELECT coalesce(extract(epoch FROM now() - min(created_at)), 0) FROM jobs WHERE state <> 'dead'),

@@ -71,7 +71,8 @@ _RECORD = """
 -- study is the one that it is in now. The rows are locked in their order, as changes lock them.
 WITH given AS MATERIALIZED (
     SELECT * FROM (
-        SELECT *, (SELECT study_fk FROM instances WHERE instances.instance_pk = r.instance_pk FOR NO KEY UPDATE) AS study_pk
+        SELECT *,
+            (SELECT study_fk FROM instances WHERE instances.instance_pk = r.instance_pk FOR NO KEY UPDATE) AS study_pk
         FROM json_to_recordset(%s) AS r (instance_pk bigint, model_name text, model_version text,
             weights_sha256 text, engine text, probability real, threshold real, flagged boolean, findings json,
             listed jsonb, reason text, decode_ms real, inference_ms real)

@@ -180,7 +180,7 @@ def dead(connection: Connection, *, after: int = 0, limit: int = 50) -> list[Dea
             "SELECT j.job_pk, s.study_uid, i.sop_uid, j.attempts, j.error, j.created_at"
             " FROM jobs AS j JOIN instances AS i ON i.instance_pk = j.instance_fk"
             " JOIN studies AS s ON s.study_pk = i.study_fk"
-            " WHERE j.state = 'dead' AND j.job_pk > %s ORDER BY j.job_pk LIMIT %s",
+            " WHERE j.state = 'dead' AND NOT i.hidden AND j.job_pk > %s ORDER BY j.job_pk LIMIT %s",
             (after, limit),
         ).fetchall()
 

@@ -1,9 +1,9 @@
 """Series and instances that go to another study: split, merge, and the way back.
 
-Rows move, bytes stay: the series' `home_*` columns keep what the bytes say, its `corrections` say what goes out. A whole
-series that leaves its home leaves an empty hidden row there that points to the new place, and a merged study points to
-the other one, so that what comes later finds its way (`storage/arrivals.py`). The new place is always a new row:
-receivers remember keys of series, and find out by the missing key that they have to look again.
+Rows move, bytes stay: the `home_*` columns of a series keep what the bytes say, its `corrections` what goes out. A
+whole series that leaves its home leaves an empty hidden row there that points to the new place, and a merged study
+points to the other one, so that what comes later finds its way (`storage/arrivals.py`). The new place is always a new
+row: receivers remember keys of series, and find out by the missing key that they have to look again.
 """
 
 from __future__ import annotations
@@ -160,8 +160,8 @@ def _new_study(connection: Connection, source: Row) -> Row:
     others = {"study_uid": uid, "hidden": False, "moved_to": None, "as_sent": None}
     values = {"new": _copy(connection, "studies", source["study_pk"], others), "old": source["study_pk"], "uid": uid}
     connection.execute(
-        "INSERT INTO name_words (word, study_fk, words) SELECT word, %(new)s, words FROM name_words"
-        " WHERE study_fk = %(old)s",
+        "INSERT INTO name_words (word, study_fk, words, study_date)"
+        " SELECT word, %(new)s, words, study_date FROM name_words WHERE study_fk = %(old)s",
         values,
     )
     connection.execute(

@@ -101,8 +101,9 @@ def write_study(connection: Connection, study_pk: int, values: Mapping[str, Any]
     if "patient_name" in given:
         connection.execute("DELETE FROM name_words WHERE study_fk = %s", (study_pk,))
         connection.execute(
-            "INSERT INTO name_words (word, study_fk, words) SELECT unnest(%s::text[]), %s, %s",
-            (list(names.words(given["patient_name"])), study_pk, given["patient_name_key"]),
+            "INSERT INTO name_words (word, study_fk, words, study_date)"
+            " SELECT unnest(%s::text[]), study_pk, patient_name_key, study_date FROM studies WHERE study_pk = %s",
+            (list(names.words(given["patient_name"])), study_pk),
         )
 
 

@@ -113,15 +113,16 @@ def _columns(record: type[Any], **computed: str) -> str:
     return ", ".join(f"{computed.get(field.name, field.name)} AS {field.name}" for field in fields(record))
 
 
-_SERIES_COUNT = "(SELECT count(*) FROM instances WHERE series_fk = series_pk)"
+_SERIES_COUNT = "(SELECT count(*) FROM instances WHERE series_fk = series_pk AND NOT instances.hidden)"
 _STUDY = f"""
 SELECT {_columns(Study, study_pk="s.study_pk", patient_id="s.patient_id", created_at="s.created_at")}
 FROM found AS s
 CROSS JOIN LATERAL (SELECT issuer FROM patients WHERE patient_pk = s.patient_fk OFFSET 0) AS p
 CROSS JOIN LATERAL (
     SELECT count(*) AS series_count, coalesce(sum({_SERIES_COUNT}), 0)::bigint AS instance_count
-    FROM series WHERE study_fk = s.study_pk
+    FROM series WHERE study_fk = s.study_pk AND NOT hidden
 ) AS e"""
+_VISIBLE = "SELECT * FROM instances WHERE NOT hidden"
 _SERIES = f"SELECT {_columns(Series, instance_count=_SERIES_COUNT)} FROM series"
 _INSTANCE = f"""
 SELECT {_columns(Instance, study_uid="s.study_uid", series_uid="e.series_uid", modality="e.modality")}
@@ -153,7 +154,7 @@ def find_studies(
     )
     chosen = matching.choose(connection, asked)
     values: dict[str, Any] = {**chosen.values, "date_from": date_from, "date_to": date_to, "limit": limit}
-    conditions = [chosen.condition("s.study_pk", "s")]
+    conditions = ["NOT s.hidden", chosen.condition("s.study_pk", "s")]
     if date_from is not None:
         conditions.append("s.study_date >= %(date_from)s")
     if date_to is not None:
@@ -176,7 +177,7 @@ def series_of(connection: Connection, study_uid: str) -> list[Series]:
     """The series of a study by series number; empty for an unknown study."""
     with connection.cursor(row_factory=class_row(Series)) as cursor:
         return cursor.execute(
-            f"{_SERIES} WHERE study_fk = (SELECT study_pk FROM studies WHERE study_uid = %s)"
+            f"{_SERIES} WHERE study_fk = (SELECT study_pk FROM studies WHERE study_uid = %s) AND NOT hidden"
             " ORDER BY series_number NULLS LAST, series_pk".encode(),
             (study_uid,),
         ).fetchall()
@@ -185,7 +186,7 @@ def series_of(connection: Connection, study_uid: str) -> list[Series]:
 def instances_of(connection: Connection, study_uid: str, series_uid: str | None = None) -> list[Instance]:
     """The instances of a study, or of one series of it, by series and instance number; empty for an unknown study."""
     found = (
-        "SELECT instances.* FROM instances WHERE series_fk = ANY(ARRAY(SELECT series_pk FROM series WHERE"
+        f"{_VISIBLE} AND series_fk = ANY(ARRAY(SELECT series_pk FROM series WHERE"
         " study_fk = (SELECT study_pk FROM studies WHERE study_uid = %(study)s)"
         " AND (%(series)s::text IS NULL OR series_uid = %(series)s)))"
     )
@@ -201,7 +202,7 @@ def instance(connection: Connection, sop_uid: str) -> Instance:
     """One instance; raises `NotFound`."""
     with connection.cursor(row_factory=class_row(Instance)) as cursor:
         found = cursor.execute(
-            f"WITH found AS MATERIALIZED (SELECT * FROM instances WHERE sop_uid = %s) {_INSTANCE}".encode(), (sop_uid,)
+            f"WITH found AS MATERIALIZED ({_VISIBLE} AND sop_uid = %s) {_INSTANCE}".encode(), (sop_uid,)
         ).fetchone()
     if found is None:
         raise NotFound(f"There is no instance {sop_uid}.")

@@ -88,9 +88,10 @@ SELECT w.study_uid, w.state, w.arrived_at, w.latest_due_at, w.due_at, w.status, 
 FROM listed AS w
 CROSS JOIN LATERAL (SELECT * FROM studies WHERE study_pk = w.study_fk OFFSET 0) AS s
 CROSS JOIN LATERAL (
-    SELECT count(*) AS series_count,
-        coalesce(sum((SELECT count(*) FROM instances WHERE series_fk = series_pk)), 0)::bigint AS instance_count
-    FROM series WHERE study_fk = w.study_fk
+    SELECT count(*) AS series_count, coalesce(sum((
+        SELECT count(*) FROM instances WHERE series_fk = series_pk AND NOT instances.hidden
+    )), 0)::bigint AS instance_count
+    FROM series WHERE study_fk = w.study_fk AND NOT hidden
 ) AS e"""
 
 
@@ -157,7 +158,8 @@ _COLUMN_TESTS = {
 def item(connection: Connection, study_uid: str) -> Item:
     """The row of one study, open or read; raises `NotFound`."""
     listed = (
-        "SELECT * FROM worklist WHERE study_fk = (SELECT study_pk FROM studies WHERE studies.study_uid = %(study_uid)s)"
+        "SELECT * FROM worklist WHERE state <> 'hidden'"
+        " AND study_fk = (SELECT study_pk FROM studies WHERE studies.study_uid = %(study_uid)s)"
     )
     found = _items(connection, f"WITH listed AS MATERIALIZED ({listed}) {_ITEM}", {"study_uid": study_uid})
     if not found:
@@ -204,7 +206,7 @@ def _move(connection: Connection, study_uid: str, actor: str, state: str, change
     with connection.transaction(), connection.cursor(row_factory=dict_row) as cursor:
         found = cursor.execute(
             "SELECT study_fk, state FROM worklist WHERE study_fk = (SELECT study_pk FROM studies"
-            " WHERE studies.study_uid = %s) FOR UPDATE",
+            " WHERE studies.study_uid = %s) AND state <> 'hidden' FOR UPDATE",
             (study_uid,),
         ).fetchone()
         if found is None:
