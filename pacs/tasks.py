@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from weakref import WeakSet
 
 import psycopg
 import structlog
@@ -45,20 +46,25 @@ class Bells:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._bells: dict[str, threading.Event] = {}
+        self._lock = threading.Lock()
+        self._bells: dict[str, WeakSet[threading.Event]] = {}
         self._changed, self._change = socket.socketpair()
         self._over = False
         self._thread = threading.Thread(target=self._run, name="bells", daemon=True)
 
-    def on(self, channel: str) -> threading.Event:
-        """The bell that a NOTIFY on `channel` rings. Whoever waits clears it himself, before he looks for work."""
-        if channel not in self._bells:
-            self._bells[channel] = threading.Event()
-            if self._over:  # too late for anything
-                self._bells[channel].set()
-            else:
+    def on(self, *channels: str) -> threading.Event:
+        """A bell of one's own that a NOTIFY on any of the channels rings; clear it, then look for work, then wait.
+
+        It has rung already: what was notified before, nobody heard. It is rung for the last time when all must stop.
+        """
+        bell = threading.Event()
+        bell.set()
+        with self._lock:
+            for channel in channels:
+                self._bells.setdefault(channel, WeakSet()).add(bell)
+            if not self._over:
                 self._change.send(b"\0")
-        return self._bells[channel]
+        return bell
 
     def start(self) -> None:
         """Begin to listen."""
@@ -66,12 +72,13 @@ class Bells:
 
     def close(self) -> None:
         """Ring all bells a last time and stop listening."""
-        self._over = True
-        self._change.send(b"\0")
+        with self._lock:
+            self._over = True
+            self._change.send(b"\0")
         if self._thread.is_alive():
             self._thread.join(_AWAY_S[1])
-        for bell in list(self._bells.values()):
-            bell.set()
+        for channel in self._bells:
+            self._ring(channel)
         self._change.close()
         self._changed.close()
 
@@ -93,12 +100,16 @@ class Bells:
             for channel in set(self._bells) - heard:
                 connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
                 heard.add(channel)
-                self._bells[channel].set()  # what was notified before nobody heard: look
+                self._ring(channel)  # what was notified before nobody heard
             for note in connection.notifies(timeout=0):
-                self._bells[note.channel].set()
+                self._ring(note.channel)
             ready, _, _ = select.select([connection.fileno(), self._changed.fileno()], [], [])
             if self._changed.fileno() in ready:
                 self._changed.recv(4096)
+
+    def _ring(self, channel: str) -> None:
+        for bell in list(self._bells[channel]):
+            bell.set()
 
 
 @dataclass(frozen=True, slots=True)

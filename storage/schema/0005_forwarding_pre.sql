@@ -73,9 +73,9 @@ CREATE TABLE forwarding_queue (
     queue_pk        bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     destination_fk  bigint NOT NULL REFERENCES forwarding_destinations ON DELETE CASCADE,
     instance_fk     bigint NOT NULL REFERENCES instances ON DELETE CASCADE,
-    state           text NOT NULL DEFAULT 'waiting', -- waiting | sent | asked | committed | dead | cancelled
+    state           text NOT NULL DEFAULT 'waiting', -- waiting | done | dead | cancelled; where commitment is asked for: sent | asked | committed
     urgency         smallint NOT NULL DEFAULT 0,
-    attempts        smallint NOT NULL DEFAULT 0,
+    attempts        integer NOT NULL DEFAULT 0,
     run_after       timestamptz NOT NULL DEFAULT '-infinity',
     transaction_uid text NOT NULL DEFAULT '',        -- of the commitment that was asked for
     error           text NOT NULL DEFAULT '',
@@ -83,22 +83,22 @@ CREATE TABLE forwarding_queue (
     changed_at      timestamptz NOT NULL DEFAULT now(),
     UNIQUE (instance_fk, destination_fk)
 );
--- Rows that are done stand in none of these.
-CREATE INDEX forwarding_queue_waiting ON forwarding_queue (destination_fk, urgency DESC, queue_pk) WHERE state = 'waiting';
-CREATE INDEX forwarding_queue_dead ON forwarding_queue (destination_fk, queue_pk) WHERE state = 'dead';
-CREATE INDEX forwarding_queue_uncommitted ON forwarding_queue (destination_fk, queue_pk) WHERE state = 'sent';
+-- Rows that are done with stand in none of these.
+CREATE INDEX forwarding_queue_open ON forwarding_queue (destination_fk, state, urgency DESC, queue_pk)
+    WHERE state IN ('waiting', 'dead', 'sent', 'asked');
 CREATE INDEX forwarding_queue_asked ON forwarding_queue (transaction_uid) WHERE state = 'asked';
 
 -- Studies whose settling is to be told to destinations of the method ian.
 CREATE TABLE availability_notices (
-    notice_pk       bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    queue_pk        bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     destination_fk  bigint NOT NULL REFERENCES forwarding_destinations ON DELETE CASCADE,
     study_fk        bigint NOT NULL REFERENCES studies ON DELETE CASCADE,
-    state           text NOT NULL DEFAULT 'waiting', -- waiting | sent | dead
+    state           text NOT NULL DEFAULT 'waiting', -- waiting | done | dead | cancelled
     attempts        integer NOT NULL DEFAULT 0,
     run_after       timestamptz NOT NULL,            -- the study has settled then, or the next try
     error           text NOT NULL DEFAULT '',
+    created_at      timestamptz NOT NULL DEFAULT now(),
     changed_at      timestamptz NOT NULL DEFAULT now(),
     UNIQUE (study_fk, destination_fk)
 );
-CREATE INDEX availability_notices_due ON availability_notices (destination_fk, run_after) WHERE state = 'waiting';
+CREATE INDEX availability_notices_open ON availability_notices (destination_fk, state, run_after) WHERE state IN ('waiting', 'dead');
