@@ -40,6 +40,12 @@ class ApiConfig:
     """Threads that write what STOW-RS brings; they share their commits."""
     allow_private_sop_classes: bool = False
     """Store private SOP classes as well, as the receiver does by the same setting."""
+    max_results: int = 5_000
+    """Matches that one QIDO-RS search is given; more are cut with a Warning header."""
+    search_timeout_s: float = 10.0
+    """Seconds that one statement of a search may take."""
+    search_connections: int = 3
+    """Database connections of searches; those of the other routes are others."""
     send_timeout_s: float = 30.0
     """Seconds a client may take nothing of an answer before it is cut off."""
     max_event_clients: int = 200
@@ -54,6 +60,8 @@ class ApiConfig:
     """Pictures decoded at a time; bounds memory together with `max_render_pixels`."""
     order_promise: Callable[[str, str], tuple[int, dt.timedelta | None]] | None = None
     """From an order's priority and station to urgency and longest wait (`pacs.ordering.Promise`); None: no promise."""
+    picture_cache_bytes: int = 48 << 20
+    """Pictures kept in memory: about a thousand radiographs of 512 px, which a viewer asks for again and again."""
     stale_worker_s: float = 15.0
     """Seconds without a sign of life after which a worker counts as gone."""
 

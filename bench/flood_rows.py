@@ -126,8 +126,8 @@ JOIN flood_names AS doctor ON doctor.number = {_dice("n", 5, "100")}
 JOIN flood_profiles AS k ON k.dice = {_dice("n", 6, "100")} AND k.series_number = 1
 ORDER BY n""",
     "name_words": """
-INSERT INTO name_words (word, study_fk, words)
-SELECT word, study_pk, patient_name_key
+INSERT INTO name_words (word, study_fk, words, study_date)
+SELECT word, study_pk, patient_name_key, study_date
 FROM studies, unnest(string_to_array(patient_name_key, ' ')) AS word
 WHERE study_pk BETWEEN %(start)s + 1 AND %(end)s + 1""",
     "series": f"""

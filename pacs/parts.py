@@ -153,6 +153,9 @@ def receiver_policy(settings: Settings) -> ReceiverPolicy:
         network_timeout_s=chosen.network_timeout_s,
         idle_timeout_s=chosen.idle_timeout_s,
         drain_timeout_s=chosen.drain_timeout_s,
+        find_max_results=settings.search.max_results,
+        find_timeout_s=settings.search.timeout_s,
+        find_connections=settings.search.connections,
         tls=tls,
         caller=caller_policy(settings),
     )
@@ -186,6 +189,9 @@ def api_config(settings: Settings) -> ApiConfig:
         max_store_parts=chosen.max_store_parts,
         max_store_requests=chosen.max_store_requests,
         store_threads=chosen.store_threads,
+        max_results=settings.search.max_results,
+        search_timeout_s=settings.search.timeout_s,
+        search_connections=settings.search.connections,
         allow_private_sop_classes=settings.dicom.allow_private_sop_classes,
     )
 

@@ -21,6 +21,7 @@ __all__ = [
     "Log",
     "Objects",
     "Peer",
+    "Search",
     "Section",
     "Settings",
     "Site",
@@ -134,6 +135,16 @@ class Dicom(Section):
     )
 
 
+class Search(Section):
+    """Queries by C-FIND and QIDO-RS: no query may hold up the others, or what comes in."""
+
+    max_results: Count = Field(default=_RECEIVER.find_max_results, description="matches that one query is given")
+    timeout_s: Seconds = Field(default=_RECEIVER.find_timeout_s, description="longest statement of a query, seconds")
+    connections: Count = Field(
+        default=_RECEIVER.find_connections, description="database connections for queries in one process"
+    )
+
+
 class Http(Section):
     """The API and the worklist page."""
 
@@ -228,6 +239,7 @@ class Settings(Section):
     database: Database = Database()
     objects: Objects = Objects()
     dicom: Dicom = Dicom()
+    search: Search = Search()
     http: Http = Http()
     worker: Worker = Worker()
     triage: Triage = Triage()

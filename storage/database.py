@@ -43,14 +43,22 @@ class Database:
     breaks, and for a statement that the server gave up (timeout, deadlock, no room): trying again later is right.
     """
 
-    def __init__(self, conninfo: str, *, max_connections: int = 8, application_name: str = "sangloc") -> None:
+    def __init__(
+        self,
+        conninfo: str,
+        *,
+        max_connections: int = 8,
+        application_name: str = "sangloc",
+        statement_timeout_s: float | None = None,
+    ) -> None:
         given = conninfo_to_dict(conninfo)
+        limit = "" if statement_timeout_s is None else f"-c statement_timeout={round(statement_timeout_s * 1000)}"
         self.conninfo = make_conninfo(
             conninfo,
             connect_timeout=given.get("connect_timeout") or _CONNECT_TIMEOUT_S,
             tcp_user_timeout=given.get("tcp_user_timeout") or _CONNECT_TIMEOUT_S * 1000,
             application_name=given.get("application_name") or application_name,
-            options=f"{_OPTIONS} {given.get('options') or ''}".strip(),
+            options=f"{_OPTIONS} {given.get('options') or ''} {limit}".strip(),  # the last one counts
         )
         self._slots = threading.BoundedSemaphore(max_connections)
         self._idle: list[Connection] = []

@@ -15,21 +15,22 @@ from typing import Any
 from storage import names
 from storage.database import Connection
 
-__all__ = ["Filter", "Matching", "choose", "comparable", "filters"]
+__all__ = ["LAST", "Filter", "Matching", "choose", "comparable", "counts", "filters", "word_filter"]
 
 _RARE = 3_000  # studies: looking up each takes about 5 ms in all; among 100,000 a walk meets 50 as soon
 _COMMON = 2_000  # studies with a word: it is not counted further, which takes about 0.2 ms
-_LAST = "\U0010ffff"  # sorts behind everything that can follow a prefix
+LAST = "\U0010ffff"  # sorts behind everything that can follow a prefix
 
 
 @dataclass(frozen=True, slots=True)
 class Filter:
     """One condition on a study: the keys of those that match, and a test of one."""
 
-    candidates: str  # SELECT of study keys
+    candidates: str  # SELECT of study keys; '' where no index has them
     test: str  # on `s`, the row of the study; {row} has a copy of the modalities, too
     values: dict[str, Any]
-    word_test: str = ""  # of a word: the test on a row of name_words
+    word_test: str = ""  # of a word: the test on a row `n` of name_words
+    word_scan: str = ""  # of a word: the rows of name_words that have it
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,7 @@ def filters(
         found.append(_modality(comparable(modality)))
     if date_from is not None or date_to is not None:
         found.append(_dates(date_from, date_to))
-    return found + [_word(n, word) for n, word in enumerate(names.words(name or ""))]
+    return found + [word_filter(f"word{n}", word) for n, word in enumerate(names.words(name or ""))]
 
 
 def choose(connection: Connection, given: Sequence[Filter]) -> Matching:
@@ -88,19 +89,19 @@ def choose(connection: Connection, given: Sequence[Filter]) -> Matching:
         given = [_together(connection, words), *(each for each in given if not each.word_test)]
     if not given:
         return Matching(None, ())
-    counts = _counts(connection, given, _RARE)
-    by_count = sorted(range(len(given)), key=lambda n: counts[n])
+    found = counts(connection, given, _RARE)
+    by_count = sorted(range(len(given)), key=lambda n: found[n])
     rarest, *others = (given[n] for n in by_count)
-    if counts[by_count[0]] < _RARE:
+    if found[by_count[0]] < _RARE:
         return Matching(rarest, tuple(others))
     return Matching(None, (rarest, *others))
 
 
-def _counts(connection: Connection, given: Sequence[Filter], limit: int) -> Sequence[int]:
-    """How many studies each filter finds, as far as `limit`."""
-    counts = ", ".join(f"(SELECT count(*) FROM ({each.candidates} LIMIT {limit}) AS c)" for each in given)
+def counts(connection: Connection, given: Sequence[Filter], limit: int) -> Sequence[int]:
+    """How many studies each filter finds, as far as `limit`; all have candidates."""
+    parts = ", ".join(f"(SELECT count(*) FROM ({each.candidates} LIMIT {limit}) AS c)" for each in given)
     values = {key: value for each in given for key, value in each.values.items()}
-    found = connection.execute(f"SELECT {counts}".encode(), values, prepare=False).fetchone()
+    found = connection.execute(f"SELECT {parts}".encode(), values, prepare=False).fetchone()
     assert found is not None
     return found
 
@@ -110,9 +111,9 @@ def _together(connection: Connection, words: Sequence[Filter]) -> Filter:
 
     Its candidates are found here, once, and only the first `_RARE` of them: with so many it does not drive.
     """
-    counts = _counts(connection, words, _COMMON)
+    by_count = counts(connection, words, _COMMON)
     # Of common words the last, which is the given name where families share a few names.
-    rarest, *others = (words[n] for n in sorted(range(len(words)), key=lambda n: (counts[n], -n)))
+    rarest, *others = (words[n] for n in sorted(range(len(words)), key=lambda n: (by_count[n], -n)))
     values = {key: value for each in words for key, value in each.values.items()}
     sql = " AND ".join((rarest.candidates, *(each.word_test for each in others)))
     found = connection.execute(f"SELECT ARRAY({sql} LIMIT {_RARE})".encode(), values, prepare=False).fetchone()
@@ -141,18 +142,22 @@ def _dates(date_from: dt.date | None, date_to: dt.date | None) -> Filter:
     tests = {"date_from": (date_from, "study_date >= %(date_from)s"), "date_to": (date_to, "study_date <= %(date_to)s")}
     given = {key: (value, sql) for key, (value, sql) in tests.items() if value is not None}
     return Filter(
-        f"SELECT study_pk FROM studies WHERE {' AND '.join(sql for _, sql in given.values())}",
+        f"SELECT study_pk FROM studies WHERE NOT hidden AND {' AND '.join(sql for _, sql in given.values())}",
         " AND ".join(f"{{row}}.{sql}" for _, sql in given.values()),
         {key: value for key, (value, _) in given.items()},
     )
 
 
-def _word(n: int, word: str) -> Filter:
+def word_filter(key: str, word: str, *, whole: bool = False) -> Filter:
+    """Studies with a name of which a folded word is this one, or begins so. Values are named with `key`."""
+    scan = f"n.word = %({key})s" if whole else f"n.word >= %({key})s AND n.word < %({key}_end)s"
+    like = {f"{key}_like": f"% {word} %" if whole else f"% {word}%"}  # \w only: no wildcard inside
     return Filter(
-        f"SELECT study_fk FROM name_words WHERE word >= %(word{n})s AND word < %(word{n}_end)s",
-        f"(' ' || s.patient_name_key) LIKE %(word{n}_like)s",
-        {f"word{n}": word, f"word{n}_end": word + _LAST, f"word{n}_like": f"% {word}%"},  # \w only: no wildcard inside
-        f"(' ' || words) LIKE %(word{n}_like)s",
+        f"SELECT study_fk FROM name_words AS n WHERE {scan}",
+        f"(' ' || s.patient_name_key || ' ') LIKE %({key}_like)s",
+        {key: word, **({} if whole else {f"{key}_end": word + LAST}), **like},
+        f"(' ' || n.words || ' ') LIKE %({key}_like)s",
+        scan,
     )
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from functools import lru_cache
 
-__all__ = ["display", "fold", "words"]
+__all__ = ["display", "fold", "pattern_regexes", "pattern_words", "word_regex", "words"]
 
 _NOT_WORD = re.compile(r"[\W_]+")
 _STROKES = str.maketrans({"đ": "d", "Đ": "d", "ł": "l", "Ł": "l", "ø": "o", "Ø": "o"})  # no decomposition in Unicode
@@ -31,3 +32,89 @@ def display(person_name: str) -> str:
     group = next((group for group in person_name.split("=") if group.strip("^ ")), "")
     family, given, middle, prefix, suffix = (*group.split("^"), "", "", "", "", "")[:5]
     return " ".join(" ".join((prefix, family, given, middle, suffix)).split())
+
+
+# ---- matching of a written pattern (PS3.4 C.2.2.2.4), where `*` is any text and `?` any one character
+
+_SEPARATORS = r"[\s!-)+-/:-<>@\[-`{-~]"  # what is no letter or digit in ASCII, without the wildcards and `=`
+_MARKS = "[\u0300-\u036f]*"
+_PIECES = re.compile(r"\*+|\?|(?:(?![*?])[\W_])+|[^\W_]+")
+_LETTERS = (*range(0x41, 0x250), *range(0x370, 0x530), *range(0x1E00, 0x2000))  # Latin, Greek, Cyrillic, extended
+
+
+def pattern_words(pattern: str) -> list[tuple[str, bool]]:
+    """The folded words that a name must have to match, each with whether it is whole or only a beginning."""
+    pieces = _pieces(pattern)
+    found = []
+    for n, piece in enumerate(pieces):
+        before, behind = (pieces[at] if 0 <= at < len(pieces) else " " for at in (n - 1, n + 1))
+        if not _is_wild(piece) and piece != " " and not _is_wild(before):
+            found += [
+                (word[:_MAX_CHARACTERS], not _is_wild(behind) and len(word) <= _MAX_CHARACTERS)
+                for word in piece.split()
+            ]
+    return found
+
+
+def pattern_regexes(pattern: str) -> list[str]:
+    """Regular expressions of PostgreSQL that a whole name as sent (`a=i=p`) must all match.
+
+    Case, marks and the kind of punctuation do not matter, and what stands at the end empty may be left out. A pattern
+    of one component group may match any of the three; with `=` each that is not empty matches its own (PS3.5 6.2.1.1).
+    """
+    groups = pattern.split("=")[:3]
+    if len(groups) == 1:
+        return [f"(^|=){_group_regex(groups[0])}(=|$)"]
+    return [f"^([^=]*=){{{n}}}{_group_regex(group)}(=|$)" for n, group in enumerate(groups) if group.strip("*^ ")]
+
+
+def word_regex(word: str) -> str:
+    """A regular expression for the beginning of a folded word."""
+    return f"(^|=|{_SEPARATORS}){_literal(word)}"
+
+
+def _group_regex(group: str) -> str:
+    pieces = _pieces(group)
+    while pieces and pieces[-1] == " ":
+        pieces.pop()
+    tail = ""
+    if pieces[-2:-1] == [" "] and pieces[-1].startswith("*"):  # 'family^*' matches a name without anything behind it
+        pieces, tail = pieces[:-2], f"({_SEPARATORS}[^=]*)?"
+    return f"{_SEPARATORS}*" + "".join(map(_piece_regex, pieces)) + tail + f"{_SEPARATORS}*"
+
+
+def _piece_regex(piece: str) -> str:
+    if piece.startswith("*"):
+        return "[^=]*"
+    if piece == "?":
+        return f"[^=]{_MARKS}"
+    return f"{_SEPARATORS}+" if piece == " " else _literal(piece)
+
+
+def _pieces(pattern: str) -> list[str]:
+    """Runs of wildcards, single blanks and folded literals; no blank at the start."""
+    found: list[str] = []
+    for piece in _PIECES.findall(unicodedata.normalize("NFC", pattern)):
+        new = piece if _is_wild(piece) else fold(piece) or " "
+        if new != " " or (found and found[-1] != " "):
+            found.append(new)
+    return found
+
+
+def _is_wild(piece: str) -> bool:
+    return piece.startswith(("*", "?"))
+
+
+def _literal(folded: str) -> str:
+    parts = (f"{_SEPARATORS}+" if c == " " else f"[{_variants().get(c, c)}]{_MARKS}" for c in folded)
+    return "".join(parts)
+
+
+@lru_cache(maxsize=1)
+def _variants() -> dict[str, str]:
+    """The letters that are folded to each letter."""
+    found: dict[str, str] = {}
+    for code in _LETTERS:
+        if (letter := chr(code)).isalpha() and len(folded := fold(letter)) == 1:
+            found[folded] = found.get(folded, folded) + letter
+    return found

@@ -10,7 +10,9 @@ from typing import Any
 
 from psycopg.rows import class_row
 
-from storage import matching
+from storage import search
+from storage.attributes import BY_KEYWORD, Level
+from storage.criteria import Condition, Dates, Match, Names, Query, Texts
 from storage.database import Connection
 from storage.errors import NotFound
 from storage.indexing import Indexed, Indexer, index_instances
@@ -149,20 +151,23 @@ def find_studies(
     Dates are both included; each word of `name` matches the beginning of a word of the patient's name, without regard
     to marks, case and order.
     """
-    asked = matching.filters(
-        patient_id=patient_id, accession=accession, name=name, modality=modality, study_uids=study_uids
+    given: dict[str, Match | None] = {
+        "PatientID": None if patient_id is None else Texts((patient_id,)),
+        "AccessionNumber": None if accession is None else Texts((accession,)),
+        "StudyInstanceUID": None if study_uids is None else Texts(tuple(study_uids)),
+        "ModalitiesInStudy": None if modality is None else Texts((modality,)),
+        "PatientName": Names((name,), fuzzy=True) if name else None,
+        "StudyDate": Dates(date_from, date_to) if date_from or date_to else None,
+    }
+    conditions = [Condition(BY_KEYWORD[key], match) for key, match in given.items() if match is not None]
+    keys = search.keys(connection, Query(Level.STUDY, tuple(conditions)), limit=limit)
+    found = (
+        "SELECT s.* FROM unnest(%(keys)s::bigint[]) AS pk"
+        " CROSS JOIN LATERAL (SELECT * FROM studies WHERE study_pk = pk AND NOT hidden OFFSET 0) AS s"
     )
-    chosen = matching.choose(connection, asked)
-    values: dict[str, Any] = {**chosen.values, "date_from": date_from, "date_to": date_to, "limit": limit}
-    conditions = ["NOT s.hidden", chosen.condition("s.study_pk", "s")]
-    if date_from is not None:
-        conditions.append("s.study_date >= %(date_from)s")
-    if date_to is not None:
-        conditions.append("s.study_date <= %(date_to)s")
-    found = f"SELECT * FROM studies AS s WHERE {' AND '.join(conditions)} {_LATEST_FIRST} LIMIT %(limit)s"
     sql = f"WITH found AS MATERIALIZED ({found}) {_STUDY} {_LATEST_FIRST}"
     with connection.cursor(row_factory=class_row(Study)) as cursor:
-        return cursor.execute(sql.encode(), values, prepare=False).fetchall()
+        return cursor.execute(sql.encode(), {"keys": keys}, prepare=False).fetchall()
 
 
 def study(connection: Connection, study_uid: str) -> Study:

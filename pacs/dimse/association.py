@@ -24,6 +24,7 @@ from pacs.dimse.status import PROCESSING_FAILURE, UNRECOGNIZED_OPERATION, Status
 
 if TYPE_CHECKING:
     from pacs.ingest import Ingest
+    from storage.database import Database
 
 __all__ = ["Association", "Handler", "Phase", "Rejection", "Shared"]
 
@@ -65,6 +66,7 @@ class Shared:
     admit: Callable[[], Rejection | None]  # counts a new association, or says why there is none
     leave: Callable[[], None]
     tls: ssl.SSLContext | None = None
+    searches: Database | None = None  # connections for queries: what they do does not hold up storing
     counters: Counters = field(default_factory=Counters)
     pool: w.BufferPool = field(default_factory=w.BufferPool)
 
@@ -104,6 +106,11 @@ class Association:
     def buffers(self) -> w.BufferPool:
         """Where large buffers come from."""
         return self._shared.pool
+
+    @property
+    def searches(self) -> Database:
+        """The index, for queries."""
+        return self._shared.searches or self.ingest.database
 
     @property
     def contexts(self) -> Mapping[int, Context]:

@@ -71,6 +71,9 @@ class ReceiverPolicy:
     idle_timeout_s: float = 600.0  # between two messages
     drain_timeout_s: float = 30.0  # running associations get so long when the receiver stops
     drain_idle_s: float = 1.0  # an association without a message for so long is not running
+    find_max_results: int = 5_000  # answers of one C-FIND; more are cut with a warning
+    find_timeout_s: float = 10.0  # of one statement of a query; a longer one is answered 0xA700
+    find_connections: int = 3  # database connections of queries in one process: those of storing are others
     tls: TlsFiles | None = None
     caller: CallerPolicy = CallerPolicy()  # towards the destinations of a C-MOVE
 

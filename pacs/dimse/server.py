@@ -23,6 +23,7 @@ from pacs.dimse.counters import Counters
 from pacs.dimse.policy import ReceiverPolicy
 from pacs.dimse.services import SERVICES
 from pacs.dimse.tls import server_context
+from storage.database import Database
 
 if TYPE_CHECKING:
     from pacs.ingest import Ingest
@@ -62,6 +63,11 @@ class Receiver:
         self._associations = 0
         self._draining = False
         self._open: dict[Association, None] = {}  # in the order of their arrival
+        self._searches = Database(
+            ingest.database.conninfo,
+            max_connections=policy.find_connections,
+            statement_timeout_s=policy.find_timeout_s,
+        )
         self._shared = Shared(
             ingest=ingest,
             policy=policy,
@@ -69,6 +75,7 @@ class Receiver:
             admit=self._admit,
             leave=self._leave,
             tls=server_context(policy.tls) if policy.tls else None,
+            searches=self._searches,
             counters=self.counters,
         )
 
@@ -179,6 +186,7 @@ class Receiver:
         for association in self._running():
             log.warning("association cut by the drain time-out", calling=association.calling)
             association.cut()
+        self._searches.close()
         log.info("receiver stopped", **self.counters.snapshot())
 
     def _running(self) -> list[Association]:

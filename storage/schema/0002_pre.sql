@@ -60,8 +60,8 @@ BEGIN
             CONTINUE WHEN new_pk IS NULL;
             removed := removed OR EXISTS (
                 SELECT FROM patients WHERE patient_key = given.patient_key AND merged_into IS NOT NULL);
-            INSERT INTO name_words (word, study_fk, words)
-            SELECT word, new_pk, given.patient_name_key FROM unnest(given.name_words) AS word;
+            INSERT INTO name_words (word, study_fk, words, study_date)
+            SELECT word, new_pk, given.patient_name_key, given.study_date FROM unnest(given.name_words) AS word;
             INSERT INTO worklist (study_fk, study_uid, arrived_at, latest_due_at, due_at, status, reason, site,
                 study_date, priority, modalities)
             VALUES (new_pk, given.study_uid, given.received_at, given.latest_due_at, given.latest_due_at,

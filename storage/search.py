@@ -1,0 +1,212 @@
+"""Queries over the index: which patients, studies, series or instances match (`keys`), what they hold (`rows`).
+
+The keys of a bounded result are found first and its rows fetched a few at a time, so that neither a transaction nor a
+connection is held while a peer takes its answers.
+"""
+
+from __future__ import annotations
+
+# ruff: noqa: S608 - the statements are put together from constants only
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from storage.attributes import Attribute, Level
+from storage.conditions import filters_of
+from storage.criteria import Dates, Moments, Query
+from storage.database import Connection
+from storage.matching import Filter
+from storage.planning import Plan, plan
+
+__all__ = ["Row", "Total", "keys", "rows", "total"]
+
+Row = tuple[Any, ...]
+
+
+class Total(NamedTuple):
+    """How many match; `exact` is false where counting ended, and there are at least so many."""
+
+    found: int
+    exact: bool
+
+
+_LATEST = "{0}.study_date DESC NULLS LAST, {0}.study_pk DESC"
+
+# From a row of the level above to the rows below it; (SELECT ... OFFSET 0) keeps PostgreSQL from turning it around.
+_DOWN = {
+    Level.SERIES: ("series", "e", "e.study_fk = s.study_pk"),
+    Level.IMAGE: ("instances", "i", "i.series_fk = e.series_pk"),
+}
+_PARTS = {
+    # What a condition on a lower level asks of a row of the query's level.
+    Level.STUDY: "studies AS s",
+    Level.SERIES: "series AS e",
+    Level.IMAGE: "instances AS i",
+}
+_ORDER = {
+    Level.PATIENT: "p.patient_pk DESC",
+    Level.STUDY: _LATEST.format("s"),
+    Level.SERIES: _LATEST.format("s") + ", e.series_number NULLS LAST, e.series_pk",
+    Level.IMAGE: _LATEST.format("s")
+    + ", e.series_number NULLS LAST, e.series_pk, i.instance_number NULLS LAST, i.instance_pk",
+}
+_KEY = {
+    Level.PATIENT: "p.patient_pk",
+    Level.STUDY: "s.study_pk",
+    Level.SERIES: "e.series_pk",
+    Level.IMAGE: "i.instance_pk",
+}
+
+
+def keys(connection: Connection, query: Query, *, limit: int, offset: int = 0) -> list[int]:
+    """The keys of the rows of `query.level` that match, in their order; at most `limit`.
+
+    Studies, and what is in them, come latest first, series and instances by their numbers; patients latest first.
+    """
+    search = _Search(connection, query)
+    sql = f"{search.statement(_KEY[query.level])} ORDER BY {search.order} OFFSET {int(offset)} LIMIT {int(limit)}"
+    return [key for (key,) in connection.execute(sql.encode(), search.values, prepare=False)]
+
+
+def total(connection: Connection, query: Query, *, at_most: int) -> Total:
+    """How many rows match, as far as `at_most`."""
+    search = _Search(connection, query)
+    sql = f"SELECT count(*) FROM ({search.statement('1')} LIMIT {int(at_most) + 1}) AS found"
+    row = connection.execute(sql.encode(), search.values, prepare=False).fetchone()
+    assert row is not None
+    return Total(min(row[0], at_most), row[0] <= at_most)
+
+
+def rows(connection: Connection, level: Level, keys: Sequence[int], attributes: Sequence[Attribute]) -> Iterator[Row]:
+    """The values of these attributes for these keys, in the order of the keys; what is gone or hidden is left out."""
+    columns = [attribute.column(level) for attribute in attributes]
+    assert all(columns), "an attribute of a lower level"
+    used = " ".join(columns)
+    sql = f"SELECT {', '.join(columns) or '1'} FROM {_up(level, used)} ORDER BY k.n"
+    yield from connection.execute(sql.encode(), {"keys": list(keys)}, prepare=False)
+
+
+def _up(level: Level, used: str) -> str:
+    """The rows of the level by their keys, with those above them that are used."""
+    one = "CROSS JOIN LATERAL (SELECT * FROM {} WHERE {} AND NOT hidden OFFSET 0) AS {}"
+    parts = ["unnest(%(keys)s::bigint[]) WITH ORDINALITY AS k (pk, n)"]
+    if level is Level.PATIENT:
+        return f"{parts[0]} CROSS JOIN LATERAL (SELECT * FROM patients WHERE patient_pk = k.pk OFFSET 0) AS p"
+    key = "k.pk"
+    if level is Level.IMAGE:
+        parts.append(one.format("instances", "instance_pk = k.pk", "i"))
+        key = "i.series_fk"
+    if level >= Level.SERIES:
+        parts.append(one.format("series", f"series_pk = {key}", "e"))
+        key = "e.study_fk"
+    parts.append(one.format("studies", f"study_pk = {key}", "s"))
+    if "p." in used:
+        parts.append("CROSS JOIN LATERAL (SELECT * FROM patients WHERE patient_pk = s.patient_fk OFFSET 0) AS p")
+    return " ".join(parts)
+
+
+class _Search:
+    """The FROM and WHERE of one query, and its order."""
+
+    def __init__(self, connection: Connection, query: Query) -> None:
+        self._level = query.level
+        self._at: dict[int, Level] = {}  # the level at which a filter is tested, by its identity
+        filters: list[Filter] = []
+        date = None
+        for n, condition in enumerate(query.conditions):
+            for each in filters_of(condition, query.level, query.zone, f"c{n}"):
+                filters.append(each)
+                self._at[id(each)] = max(query.level, condition.attribute.level)
+                if condition.attribute.keyword == "StudyDate" and isinstance(condition.match, Dates | Moments):
+                    date = each
+        self._filters = filters
+        self._date = date
+        self._plan = plan(connection, filters, date)
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The values that the statement refers to."""
+        return {key: value for each in self._filters for key, value in each.values.items()}
+
+    @property
+    def order(self) -> str:
+        """The order of the rows; that of studies is the one in which they are walked."""
+        return _ORDER[self._level]
+
+    def statement(self, selected: str) -> str:
+        """SELECT this FROM ... WHERE ..., in order up to the studies."""
+        if self._level is Level.PATIENT:
+            return self._patients(selected)
+        source, conditions = self._studies()
+        parts = [source]
+        if "p." in " ".join(conditions):
+            parts.append("CROSS JOIN LATERAL (SELECT * FROM patients WHERE patient_pk = s.patient_fk OFFSET 0) AS p")
+        for level in (Level.SERIES, Level.IMAGE):
+            if level <= self._level:
+                table, alias, joined = _DOWN[level]
+                tests = " AND ".join([f"NOT {alias}.hidden", joined, *self._tests(level)])
+                parts.append(
+                    f"CROSS JOIN LATERAL (SELECT {alias}.* FROM {table} AS {alias} WHERE {tests} OFFSET 0) AS {alias}"
+                )
+        return f"SELECT {selected} FROM {' '.join(parts)} WHERE {' AND '.join(conditions)}"
+
+    def _studies(self) -> tuple[str, list[str]]:
+        """Where studies come from, and what they are tested for."""
+        chosen: Plan = self._plan
+        conditions = ["NOT s.hidden", *self._tests(Level.STUDY, without=chosen.driver), *self._below()]
+        if chosen.way == "keys":
+            conditions.append(f"s.study_pk = ANY(ARRAY({chosen.driver[0].candidates}))")
+        if chosen.way != "names":
+            return "studies AS s", conditions
+        return f"({self._by_name()}) AS n JOIN studies AS s ON s.study_pk = n.study_fk", conditions
+
+    def _by_name(self) -> str:
+        scanned, *others = self._plan.driver
+        tests = [scanned.word_scan, *(each.word_test for each in others)]
+        if self._date is not None and "moment_of" not in self._date.test:
+            tests.append(self._date.test.replace("s.study_date", "n.study_date"))
+        unique = "" if " = " in scanned.word_scan else "DISTINCT "
+        return (
+            f"SELECT {unique}n.study_date, n.study_fk FROM name_words AS n WHERE {' AND '.join(tests)}"
+            " ORDER BY n.study_date DESC NULLS LAST, n.study_fk DESC OFFSET 0"
+        )
+
+    def _patients(self, selected: str) -> str:
+        conditions = ["EXISTS (SELECT FROM studies WHERE patient_fk = p.patient_pk AND NOT hidden)"]
+        conditions += [*self._tests(Level.PATIENT), *self._below()]
+        if self._plan.way != "walk":
+            found = self._by_name() if self._plan.way == "names" else self._plan.driver[0].candidates
+            key = "study_fk" if self._plan.way == "names" else "*"
+            conditions.append(
+                "p.patient_pk = ANY(ARRAY(SELECT patient_fk FROM studies WHERE study_pk = ANY(ARRAY("
+                f"SELECT {key} FROM ({found}) AS found))))"
+            )
+        return f"SELECT {selected} FROM patients AS p WHERE {' AND '.join(conditions)}"
+
+    def _tests(self, level: Level, *, without: Sequence[Filter] = ()) -> list[str]:
+        """The tests of filters at this level; on a patient, the words of its studies' names say nothing."""
+        return [
+            each.test.format(row="s")
+            for each in self._filters
+            if self._at[id(each)] == level
+            and not any(each is one for one in without)
+            and not (level is Level.PATIENT and each.word_scan)
+        ]
+
+    def _below(self) -> list[str]:
+        """What a row of the query's level must have below it: conditions of one level hold for the same part."""
+        found = []
+        for level in Level:
+            if level > self._level and (tests := self._tests(level)):
+                tables, joined = self._path(level)
+                found.append(f"EXISTS (SELECT FROM {tables} WHERE {' AND '.join([*joined, *tests])})")
+        return found
+
+    def _path(self, level: Level) -> tuple[str, list[str]]:
+        """The tables from below the query's level down to `level`, and how they hang together."""
+        links = {
+            Level.STUDY: "s.patient_fk = p.patient_pk AND NOT s.hidden",
+            Level.SERIES: "e.study_fk = s.study_pk AND NOT e.hidden",
+            Level.IMAGE: "i.series_fk = e.series_pk AND NOT i.hidden",
+        }
+        between = [one for one in _PARTS if self._level < one <= level]
+        return ", ".join(_PARTS[one] for one in between), [links[one] for one in between]
