@@ -13,6 +13,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from api.config import ApiConfig
 from api.looks import Looks
+from api.pictures import Pictures
 
 if TYPE_CHECKING:
     import anyio
@@ -71,6 +72,10 @@ class Context:
     rendering: anyio.CapacityLimiter
     intake: Intake | None = None  # None: nothing is stored here
     looks: Looks = field(default_factory=Looks)
+    pictures: Pictures = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "pictures", Pictures(self.config.picture_cache_bytes))
 
 
 def _context(request: Request) -> Context:

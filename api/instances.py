@@ -11,10 +11,13 @@ from fastapi import APIRouter, Header, HTTPException, Query, Response
 from pydantic import BaseModel, ConfigDict, field_validator
 
 from api.context import Actor, Context, Here, UidPath
-from api.files import DICOM, etag, is_known, object_response, open_object
+from api.files import DICOM, etag, is_known, object_response
 from api.problems import responses
 from api.rendering import Picture, Rendered, render
+from pacs.frames import open_image
+from pacs.retrieve import Selection
 from storage import audit, studies
+from storage.errors import NotFound, ObjectStoreUnavailable
 
 __all__ = ["Instance", "router"]
 
@@ -122,11 +125,19 @@ def _render(here: Context, actor: str, sop_uid: str, picture: Picture, if_none_m
     headers = {"ETag": tag, "Cache-Control": "private, no-cache"}
     if is_known(if_none_match, tag):
         return Response(status_code=304, headers=headers)
-    with open_object(here.store, found.object_key) as source:
-        result = render(source, picture, max_pixels=here.config.max_render_pixels)
+    result = here.pictures.get(tag, lambda: _picture(here, sop_uid, picture))
     if picture.center is None:  # moving the window over an image is one look at it, not many
         _note(here, actor, "instance.viewed", found)
     return Response(result.body, headers=headers | _grey_headers(result), media_type=f"image/{picture.format}")
+
+
+def _picture(here: Context, sop_uid: str, picture: Picture) -> Rendered:
+    for found in Selection(here.database, sop_uids=sop_uid):
+        try:
+            return render(open_image(here.store, found), picture, max_pixels=here.config.max_render_pixels)
+        except NotFound as error:
+            raise ObjectStoreUnavailable("the object of this row is missing from the object store") from error
+    raise NotFound(f"There is no instance {sop_uid}.")
 
 
 def _grey_headers(result: Rendered) -> dict[str, str]:

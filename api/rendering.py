@@ -1,37 +1,26 @@
-"""A picture of one frame: decoded, windowed as the file or the viewer says, scaled down and encoded."""
+"""A picture of one frame: decoded, windowed as the file or the viewer says, scaled down and encoded (PS3.18 8.3.5)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from os import SEEK_CUR
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-from pydicom import Dataset, dcmread
-from pydicom.encaps import get_frame
-from pydicom.errors import InvalidDicomError
+from pydicom import Dataset
 from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
-from pydicom.pixels.utils import pixel_array
 
-from storage import codestream
+from pacs.frames import Image
+from pacs.pixels import decode
 from storage.errors import InvalidDataSet
 
 __all__ = ["Picture", "Rendered", "render"]
 
 Array = npt.NDArray[Any]
+Function = Literal["LINEAR", "LINEAR_EXACT", "SIGMOID"]
 
-_TAGS = [
-    "Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames",
-    "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue", "WindowCenter",
-    "WindowWidth", "VOILUTFunction", "VOILUTSequence", "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence",
-    "RedPaletteColorLookupTableDescriptor", "GreenPaletteColorLookupTableDescriptor",
-    "BluePaletteColorLookupTableDescriptor", "RedPaletteColorLookupTableData", "GreenPaletteColorLookupTableData",
-    "BluePaletteColorLookupTableData", "SegmentedRedPaletteColorLookupTableData",
-    "SegmentedGreenPaletteColorLookupTableData", "SegmentedBluePaletteColorLookupTableData",
-]  # fmt: skip
-_JPEG_QUALITY = 90
+_MOST_PIXELS = 64_000_000  # of a region that is scaled up
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,9 +28,13 @@ class Picture:
     """What is asked for."""
 
     format: Literal["png", "jpeg"] = "png"
-    size: int = 1024  # pixels of the longer side at most; never scaled up
+    size: int | None = None  # pixels of the longer side at most; never scaled up
+    viewport: tuple[int, int] | None = None  # width and height that it is scaled to fit, up or down
+    region: tuple[float, float, float, float] | None = None  # x, y, width, height; a negative extent turns it over
     center: float | None = None  # of the window, in values after the modality LUT (PS3.3 C.11.2.1.2)
     width: float | None = None
+    function: Function = "LINEAR"  # of that window
+    quality: int = 90  # of JPEG, 1 to 100
     frame: int = 1
 
 
@@ -54,16 +47,17 @@ class Rendered:
     values: tuple[float, float] | None = None  # smallest, largest
 
 
-def render(file: BinaryIO, picture: Picture, *, max_pixels: int) -> Rendered:
-    """One frame of a Part 10 file as PNG or JPEG, 8 bits.
+def render(image: Image, picture: Picture, *, max_pixels: int) -> Rendered:
+    """One frame as PNG or JPEG, 8 bits.
 
     Raises:
         InvalidDataSet: no pixels, too many, or pixels that cannot be decoded; the message says which.
     """
-    header = _header(file, picture, max_pixels)
-    file.seek(0)
+    if not 1 <= picture.frame <= image.frames:
+        raise InvalidDataSet(f"the instance has {image.frames} frames, number {picture.frame} is not one of them")
+    header = _of_frame(image.header, picture.frame - 1)
+    raw = _region(decode(image, picture.frame - 1, max_samples=max_pixels), picture)
     try:
-        raw = pixel_array(file, index=picture.frame - 1)
         if header.PhotometricInterpretation == "PALETTE COLOR":
             return Rendered(body=_encode(_colour(apply_color_lut(raw, header), 16, picture), picture))
         if raw.ndim == 3:
@@ -71,79 +65,77 @@ def render(file: BinaryIO, picture: Picture, *, max_pixels: int) -> Rendered:
         return _grey(raw, header, picture)
     except InvalidDataSet:
         raise
-    except Exception as error:  # decoders and look-up tables raise whatever damaged data makes them meet
+    except Exception as error:  # look-up tables raise whatever damaged data makes them meet
         reason = str(error).strip().split("\n", 1)[0][:200]
         raise InvalidDataSet(f"the pixel data cannot be decoded: {reason}") from error
 
 
-def _header(file: BinaryIO, picture: Picture, max_pixels: int) -> Dataset:
-    """The image's attributes; refuses before anything is decoded what would not fit in memory."""
-    try:
-        header = dcmread(file, stop_before_pixels=True, specific_tags=list(_TAGS))
-        rows, columns = int(header.Rows), int(header.Columns)
-        samples = int(header.get("SamplesPerPixel") or 1)
-        frames = int(header.get("NumberOfFrames") or 1)
-        known = bool(header.PhotometricInterpretation) and int(header.BitsStored) > 0
-        syntax = header.file_meta.TransferSyntaxUID
-    except InvalidDicomError as error:
-        raise InvalidDataSet("the file is not DICOM Part 10") from error
-    except Exception as error:  # attributes that are missing or make no sense, whatever pydicom makes of them
-        raise InvalidDataSet("the instance has no image") from error
-    if not known:
-        raise InvalidDataSet("the instance has no image that says how it is to be shown")
-    if rows * columns * samples == 0:
-        raise InvalidDataSet(f"the image has no pixels: {columns} x {rows}")
-    if rows * columns * samples > max_pixels:
-        raise InvalidDataSet(f"the image is too large to be shown: {columns} x {rows} x {samples}")
-    if not 1 <= picture.frame <= frames:
-        raise InvalidDataSet(f"the instance has {frames} frames, number {picture.frame} is not one of them")
-    if syntax.is_encapsulated:
-        _check_code_stream(file, picture.frame - 1, frames, (rows, columns))
+def _of_frame(header: Dataset, index: int) -> Dataset:
+    """The header with the look-up tables of one frame of a multi-frame image (PS3.3 C.7.6.16.2.9, C.7.6.16.2.10)."""
+    shared, own = header.get("SharedFunctionalGroupsSequence"), header.get("PerFrameFunctionalGroupsSequence")
+    found: dict[str, Any] = {}
+    for groups in (shared[0] if shared else None, own[index] if own and index < len(own) else None):
+        for name in ("FrameVOILUTSequence", "PixelValueTransformationSequence"):
+            macro = groups.get(name) if groups is not None else None
+            found |= {one.keyword: one.value for one in macro[0]} if macro else {}
+    if found:
+        header = header.copy()
+        for keyword in found.keys() & {
+            "WindowCenter",
+            "WindowWidth",
+            "VOILUTFunction",
+            "RescaleSlope",
+            "RescaleIntercept",
+        }:
+            setattr(header, keyword, found[keyword])
     return header
 
 
-def _check_code_stream(file: BinaryIO, index: int, frames: int, stated: tuple[int, int]) -> None:
-    """Refuse a frame that unpacks to more than its header says: a few kilobytes can hold gigabytes of zeros.
-
-    The file stands at the tag of Pixel Data (7FE0,0010), whose value begins 12 bytes on (PS3.5 7.1.2).
-    """
-    file.seek(12, SEEK_CUR)
-    try:
-        inside = codestream.shape(get_frame(file, index, number_of_frames=frames))
-    except Exception as error:  # whatever a damaged sequence of fragments makes pydicom meet
-        raise InvalidDataSet("the pixel data cannot be decoded: its fragments are damaged (PS3.5 A.4)") from error
-    if inside is not None and inside != stated:
-        raise InvalidDataSet(
-            f"the compressed image is {inside[1]} x {inside[0]} pixels, its header says {stated[1]} x {stated[0]}"
-        )
+def _region(raw: Array, picture: Picture) -> Array:
+    """The part that was asked for, turned over where an extent is negative (PS3.18 8.3.5.1.3)."""
+    if picture.region is None:
+        return raw
+    x, y, width, height = picture.region
+    rows, columns = raw.shape[:2]
+    left, right = (max(0, min(columns, round(at))) for at in (x, x + abs(width)))
+    top, bottom = (max(0, min(rows, round(at))) for at in (y, y + abs(height)))
+    if left >= right or top >= bottom:
+        raise InvalidDataSet("the region lies outside of the image")
+    return raw[top:bottom, left:right][:: -1 if height < 0 else 1, :: -1 if width < 0 else 1]
 
 
-def _scaled(image: Array, size: int) -> Array:
-    """The image with its longer side at most `size`, averaged over areas so that fine structure does not alias."""
+def _scaled(image: Array, picture: Picture) -> Array:
+    """The image in its final size, averaged over areas so that fine structure does not alias."""
     rows, columns = image.shape[:2]
-    factor = size / max(rows, columns)
-    if factor >= 1:
-        return image
+    if picture.viewport is not None:
+        factor = min(picture.viewport[0] / columns, picture.viewport[1] / rows)
+    else:
+        factor = min(1.0, (picture.size or max(rows, columns)) / max(rows, columns))
     target = (max(1, round(columns * factor)), max(1, round(rows * factor)))
+    if target == (columns, rows):
+        return image
+    if target[0] * target[1] > _MOST_PIXELS:
+        raise InvalidDataSet("the picture would be too large")
     if image.dtype not in (np.uint8, np.uint16, np.int16, np.float32):
         image = image.astype(np.float32)
-    return np.asarray(cv2.resize(image, target, interpolation=cv2.INTER_AREA))
+    how = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(np.ascontiguousarray(image), target, interpolation=how))
 
 
 def _colour(rgb: Array, bits: int, picture: Picture) -> Array:
     if rgb.dtype != np.uint8:
         bits = max(8, bits)
         rgb = (rgb >> (bits - 8)).astype(np.uint8)
-    return np.ascontiguousarray(_scaled(rgb, picture.size)[..., 2::-1])  # OpenCV wants BGR
+    return np.ascontiguousarray(_scaled(rgb, picture)[..., 2::-1])  # OpenCV wants BGR
 
 
 def _grey(raw: Array, header: Dataset, picture: Picture) -> Rendered:
-    small = _scaled(raw, picture.size)  # before the float work: 30 ms instead of 120 for a radiograph
+    small = _scaled(raw, picture)  # before the float work: 30 ms instead of 120 for a radiograph
     values = apply_modality_lut(small, header).astype(np.float32)
     low, high = float(values.min()), float(values.max())
     if picture.center is not None and picture.width is not None:
         center, width = picture.center, picture.width
-        shade = _window(values, center, width, "LINEAR")
+        shade = _window(values, center, width, picture.function)
     elif "VOILUTSequence" in header and header.VOILUTSequence:
         shade = _voi_lut(values, header.VOILUTSequence[0])
         center, width = (low + high) / 2, max(high - low, 1.0)
@@ -197,7 +189,7 @@ def _window(values: Array, center: float, width: float, function: str) -> Array:
 
 def _encode(image: Array, picture: Picture) -> bytes:
     if picture.format == "jpeg":
-        done, coded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+        done, coded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, picture.quality])
     else:
         done, coded = cv2.imencode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, 3])
     if not done:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,22 @@ import pytest
 from pydicom import Dataset
 from pydicom.uid import JPEGBaseline8Bit, RLELossless
 
-from api.rendering import Picture, render
+from api import rendering
+from api.rendering import Picture, Rendered
+from pacs.frames import open_image
 from storage.errors import InvalidDataSet
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 from archive import part10
+from objects import kept
+
+
+def render(file: BytesIO, asked: Picture, *, max_pixels: int) -> Rendered:
+    """The picture of an object in a store of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        store, stored = kept(file, Path(folder))
+        return rendering.render(open_image(store, stored), asked, max_pixels=max_pixels)
 
 
 def picture(file: BytesIO, *, max_pixels: int = 1_000_000, **asked: Any) -> np.ndarray:
