@@ -136,17 +136,18 @@ class Multipart:
 
     def _skip_preamble(self, data: bytes) -> bytes:
         """What starts with the first boundary line, b"" while it has not come."""
-        at = 0 if data.startswith(self._delimiter) else data.find(b"\r\n" + self._delimiter)
+        bare = self._skipped == 0 and data.startswith(self._delimiter)  # at the very start without a line break
+        at = 0 if bare else data.find(b"\r\n" + self._delimiter)
         keep = len(self._delimiter) + 1
-        self._skipped += at if at >= 0 else max(0, len(data) - keep)
-        if at >= 0 and self._skipped <= _MAX_PREAMBLE_BYTES:
-            self._preamble = None
-            return data[at + 2 * (not data.startswith(self._delimiter)) :]
+        skipped = at if at >= 0 else max(0, len(data) - keep)
+        self._skipped += skipped
         if self._skipped > _MAX_PREAMBLE_BYTES:
             raise InvalidMultipart("The first boundary of the multipart body is missing")
-        # At the very start the delimiter may come without a line break before it: keep those bytes apart.
-        self._preamble = data if self._skipped == 0 else data[-keep:]
-        return b""
+        if at < 0:
+            self._preamble = data[skipped:]
+            return b""
+        self._preamble = None
+        return data if bare else data[at + 2 :]
 
     def _begin(self) -> None:
         self._headers = {}

@@ -14,6 +14,7 @@ from starlette.types import Receive
 from api.context import LOCAL_ACTOR, Actor, Context, Here, UidPath
 from api.dicomweb.deposit import Deposit, Destination, Parts, Reader, Single, TooManyParts
 from api.dicomweb.intake import ClientGone, pump
+from api.dicomweb.media import Offer, accepted, choose
 from api.dicomweb.multipart import InvalidMultipart, MediaType, Multipart
 from api.dicomweb.part10parts import Part10Parts
 from api.dicomweb.storeanswer import Answer, Reason
@@ -27,6 +28,7 @@ router = APIRouter(tags=["DICOMweb"])
 
 _DICOM, _JSON, _XML = "application/dicom", "application/dicom+json", "application/dicom+xml"
 _RELATED = "multipart/related"
+_ANSWERS = (Offer(_JSON, aliases=("application/json",)),)
 _SOURCE = "STOW-RS"  # the source AE title while there are no tokens with names
 _BODY: dict[str, Any] = {
     "requestBody": {
@@ -57,7 +59,7 @@ async def store_in_study(here: Here, actor: Actor, request: Request, study_uid: 
 
 
 async def _store(here: Context, actor: str, request: Request, study_uid: str) -> Response:
-    accepted = _accepted(request.headers.get("accept", ""))
+    offer, _ = choose(accepted(request), _ANSWERS)
     if here.intake is None:
         raise Unavailable("this server takes no instances")
     answer = Answer()
@@ -79,7 +81,7 @@ async def _store(here: Context, actor: str, request: Request, study_uid: str) ->
         refused = await _take(here, request.receive, deposit, answer)
     finally:
         here.intake.requests.release()
-    return refused or _response(request, answer, accepted)
+    return refused or _response(request, answer, offer)
 
 
 def _kind(content_type: str, to: Destination) -> tuple[Reader, Parts]:
@@ -117,22 +119,13 @@ async def _take(here: Context, receive: Receive, deposit: Deposit, answer: Answe
     return None
 
 
-def _accepted(accept: str) -> str:
-    """The media type of the answer: JSON unless XML is asked for and JSON is not."""
-    asked = [MediaType.parse(one) for one in accept.split(",")] if accept.strip() else [MediaType("*/*")]
-    names = {one.name for one in asked if one.parameters.get("q", "1").strip() not in ("0", "0.0", "0.00", "0.000")}
-    if names & {_JSON, "application/json", "*/*", "application/*"}:
-        return _JSON
-    raise HTTPException(406, f"the answer is {_JSON}")
-
-
-def _response(request: Request, answer: Answer, media_type: str) -> Response:
+def _response(request: Request, answer: Answer, offer: Offer) -> Response:
     address = str(request.base_url).rstrip("/")
     module = answer.attributes(address + request.url.path.partition("/studies")[0])
     headers = {"Retry-After": str(RETRY_AFTER_S)} if answer.status == 503 else {}
     if answer.why:
         headers["Warning"] = f'299 sangloc "{_quotable(answer.why)}"'
-    return Response(orjson.dumps(module), answer.status, headers, media_type)
+    return Response(orjson.dumps(module), answer.status, headers, offer.kind)
 
 
 def _quotable(text: str) -> str:
