@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from storage import changes, moving, removal, rows
+from storage import changes, editing, moving, removal, rows
 from storage.changes import By, Change
 from storage.database import Connection
 from storage.errors import Conflict
@@ -51,7 +51,7 @@ def _check_last(connection: Connection, change: Change, adopted: list[str]) -> N
 
 def _adopted(connection: Connection, change: Change) -> list[rows.Row]:
     """Studies that came after a merge of patients, under the Patient ID that was merged away."""
-    if "forwarded" not in change.detail:
+    if change.kind not in ("merge_patients", "update_patient") or "into" not in change.detail:
         return []
     keys = [change.detail["patient"], *change.detail["forwarded"]]
     return [
@@ -74,6 +74,7 @@ def _restore_values(connection: Connection, change: Change, adopted: list[rows.R
     for row in adopted:
         rows.write_study(connection, row["study_pk"], row["as_sent"] | {"as_sent": None})
         study_pks.append(row["study_pk"])
+    editing.adopt(connection, [row["study_uid"] for row in adopted])  # an earlier merge may still stand
     for key, values in change.before.get("series", {}).items():
         study_uid, _, series_uid = key.partition("/")
         above = rows.study(connection, study_uid)

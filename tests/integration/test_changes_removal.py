@@ -91,9 +91,7 @@ def test_a_hidden_series_takes_its_modality_and_counts_along(database: Database,
     assert contradictions(database) == []
 
 
-def test_hiding_all_instances_one_by_one_hides_series_and_study(
-    database: Database, two_series: list[Received]
-) -> None:
+def test_hiding_all_instances_one_by_one_hides_series_and_study(database: Database, two_series: list[Received]) -> None:
     for received in two_series:
         assert listed(database) == ["1.1"]
         remove(database, Scope(study_uid="1.1", sop_uids=(received.header.sop_uid,)))
@@ -238,9 +236,7 @@ def test_what_cannot_be_done_is_said(database: Database, two_series: list[Receiv
     assert rows(database, "SELECT FROM changes") == []
 
 
-def test_a_preview_says_what_a_change_would_do_and_does_nothing(
-    database: Database, two_series: list[Received]
-) -> None:
+def test_a_preview_says_what_a_change_would_do_and_does_nothing(database: Database, two_series: list[Received]) -> None:
     scope = Scope(study_uid="1.1", series_uid="1.1.1")
     shown = changes.write(database, lambda c: removal.remove(c, "delete", scope, BY, grace=GRACE), dry_run=True)
     assert shown.detail["instances"] == 2
