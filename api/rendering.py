@@ -30,7 +30,7 @@ class Picture:
     format: Literal["png", "jpeg"] = "png"
     size: int | None = None  # pixels of the longer side at most; never scaled up
     viewport: tuple[int, int] | None = None  # width and height that it is scaled to fit, up or down
-    region: tuple[float, float, float, float] | None = None  # x, y, width, height; a negative extent turns it over
+    region: tuple[float | None, ...] | None = None  # x, y, width, height (None: all); a negative extent turns it over
     center: float | None = None  # of the window, in values after the modality LUT (PS3.3 C.11.2.1.2)
     width: float | None = None
     function: Function = "LINEAR"  # of that window
@@ -95,8 +95,8 @@ def _region(raw: Array, picture: Picture) -> Array:
     """The part that was asked for, turned over where an extent is negative (PS3.18 8.3.5.1.3)."""
     if picture.region is None:
         return raw
-    x, y, width, height = picture.region
     rows, columns = raw.shape[:2]
+    x, y, width, height = (given or usual for given, usual in zip(picture.region, (0, 0, columns, rows), strict=True))
     left, right = (max(0, min(columns, round(at))) for at in (x, x + abs(width)))
     top, bottom = (max(0, min(rows, round(at))) for at in (y, y + abs(height)))
     if left >= right or top >= bottom:

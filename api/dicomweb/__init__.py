@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from api.dicomweb import metadata, stow, wado
+from api.dicomweb import metadata, qido, rendered, stow, wado
 
 __all__ = ["ROOT", "ROUTERS"]
 
 ROOT = "/dicom-web"
-ROUTERS: tuple[APIRouter, ...] = (stow.router, wado.router, metadata.router)
+ROUTERS: tuple[APIRouter, ...] = (stow.router, wado.router, metadata.router, rendered.router, qido.router)

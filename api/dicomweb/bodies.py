@@ -26,7 +26,7 @@ from api.sendfile import EXTENSION
 from storage.errors import NotFound, ObjectStoreUnavailable
 from storage.objects import Buffer, ObjectStore
 
-__all__ = ["Body", "Made", "Piece", "Stored", "answer", "multipart", "tag_of"]
+__all__ = ["Body", "Made", "Piece", "Stored", "answer", "boundary_of", "delimited", "multipart", "related", "tag_of"]
 
 _AT_ONCE = 8  # pieces prepared in one visit to a thread; each may hold an open file
 _PART_BYTES = 1 << 20
@@ -84,14 +84,17 @@ def multipart(parts: Iterable[tuple[Mapping[str, str], Sequence[Piece]]], kind: 
     A sequence of parts makes a body whose size is known.
     """
     boundary = boundary_of(tag)
-    pieces: Iterable[Piece] = _delimited(parts, boundary)
-    return Body(
-        list(pieces) if isinstance(parts, Sequence) else pieces,
-        f'multipart/related; type="{kind}"; boundary={boundary}',
-    )
+    pieces: Iterable[Piece] = delimited(parts, boundary)
+    return Body(list(pieces) if isinstance(parts, Sequence) else pieces, related(kind, boundary))
 
 
-def _delimited(parts: Iterable[tuple[Mapping[str, str], Sequence[Piece]]], boundary: str) -> Iterator[Piece]:
+def related(kind: str, boundary: str) -> str:
+    """The media type of a multipart body."""
+    return f'multipart/related; type="{kind}"; boundary={boundary}'
+
+
+def delimited(parts: Iterable[tuple[Mapping[str, str], Sequence[Piece]]], boundary: str) -> Iterator[Piece]:
+    """The parts with their delimiters (RFC 2046 5.1.1)."""
     before = ""
     for headers, content in parts:
         fields = "".join(f"{name}: {value}\r\n" for name, value in headers.items())

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, HTTPException, Request
+from fastapi import APIRouter, Depends, HTTPException, Path, Request
 
 from api.context import Context, UidPath
 from pacs.retrieve import Selection, StoredInstance
 from storage.errors import NotFound
 
-__all__ = ["INSTANCE", "SERIES", "STUDY", "InstanceUids", "address", "get", "one", "selection"]
+__all__ = ["INSTANCE", "SERIES", "STUDY", "FrameList", "InstanceUids", "address", "get", "one", "selection"]
 
 STUDY = "/studies/{study_uid}"
 SERIES = STUDY + "/series/{series_uid}"
@@ -24,6 +24,16 @@ async def _instance_uids(study_uid: UidPath, series_uid: UidPath, sop_uid: UidPa
 
 InstanceUids = Annotated[tuple[str, str, str], Depends(_instance_uids)]
 """Study, series and SOP Instance UID of the path."""
+
+
+async def _frame_list(
+    frames: Annotated[str, Path(pattern=r"^[1-9][0-9]{0,8}(,[1-9][0-9]{0,8})*$", max_length=10_000)],
+) -> list[int]:
+    return [int(number) for number in frames.split(",")]
+
+
+FrameList = Annotated[list[int], Depends(_frame_list)]
+"""Frame numbers of the path, from 1."""
 
 
 def get(router: APIRouter, path: str, **options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
