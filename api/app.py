@@ -59,6 +59,7 @@ def create_app(database: Database, store: ObjectStore, config: ApiConfig, *, ing
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
+        searches.close()
         events.close()
         await to_thread.run_sync(events.join)
 
@@ -71,6 +72,11 @@ def create_app(database: Database, store: ObjectStore, config: ApiConfig, *, ing
         lifespan=lifespan,
     )
     events = Events(database, config)
+    searches = Database(
+        database.conninfo,
+        max_connections=config.search_connections,
+        statement_timeout_s=config.search_timeout_s,
+    )
     app.state.metrics = Metrics(database, events, config.stale_worker_s)
     app.state.context = Context(
         database,
@@ -78,6 +84,7 @@ def create_app(database: Database, store: ObjectStore, config: ApiConfig, *, ing
         config,
         events,
         anyio.CapacityLimiter(config.render_threads),
+        searches,
         _intake(ingest, config) if ingest is not None else None,
     )
     problems.install(app)

@@ -70,6 +70,7 @@ class Context:
     config: ApiConfig
     events: Events
     rendering: anyio.CapacityLimiter
+    searches: Database  # the same index, for queries: they have connections of their own
     intake: Intake | None = None  # None: nothing is stored here
     looks: Looks = field(default_factory=Looks)
     pictures: Pictures = field(init=False)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 from pydicom.datadict import tag_for_keyword
 
@@ -99,20 +98,20 @@ def _tag(name: str) -> int:
 
 def _put(keys: dict[int, Element], path: tuple[int, ...], given: list[str]) -> None:
     """Add a key, below the one item of each sequence of its path."""
-    inside: Mapping[int, Any] = keys
+    inside = keys
     for tag in path[:-1]:
         sequence = inside.get(tag)
         if sequence is None or sequence.vr != "SQ":
-            sequence = inside[tag] = Element("SQ", [{}])  # type: ignore[index]
+            sequence = inside[tag] = Element("SQ", [{}])
         inside = sequence.values[0]
     tag = path[-1]
     vr = vr_of(tag)
     if vr == "SQ":
         if any(given):
             raise InvalidInput("A sequence is matched by the attributes in it.")
-        inside[tag] = Element("SQ", [])  # type: ignore[index]
+        inside.setdefault(tag, Element("SQ", [{}]))
         return
-    inside[tag] = Element(vr, tuple(one for value in given for one in _split(vr, value)))  # type: ignore[index]
+    inside[tag] = Element(vr, tuple(one for value in given for one in _split(vr, value)))
 
 
 def _split(vr: str, value: str) -> list[str]:

@@ -23,7 +23,7 @@ _NO_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def native(model: Mapping[str, Any]) -> bytes:
-    """One data set as an XML document. `model` is an object of PS3.18 F.2: attributes by tag of 8 hexadecimal digits."""
+    """One data set as an XML document. `model` is an object of PS3.18 F.2: attributes by tag in hexadecimal."""
     return (_HEAD + "".join(_attributes(model)) + _TAIL).encode()
 
 
