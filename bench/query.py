@@ -93,7 +93,8 @@ def sample(conninfo: str, count: int, *, ascii_names: bool = False) -> list[Stud
         numbers = random.Random(7).sample(range(1, total[0] + 1), min(total[0], 40 * count))  # type: ignore[index]
         rows = connection.execute(
             "SELECT patient_id, accession_number, to_char(study_date, 'YYYYMMDD'), patient_name FROM studies"
-            " WHERE study_pk = ANY(%s) AND patient_id LIKE 'BN%%' AND patient_name ~ %s ORDER BY md5(study_uid) LIMIT %s",
+            " WHERE study_pk = ANY(%s) AND patient_id LIKE 'BN%%' AND patient_name ~ %s"
+            " ORDER BY md5(study_uid) LIMIT %s",
             (numbers, rf"^{letters}+\^{letters}+ {letters}", count),
         ).fetchall()
     return [Study(*row) for row in rows]
