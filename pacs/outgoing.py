@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pacs.part10 import file_meta
+from pacs.transcoding import can_make, transcoded
 from storage.errors import NotTranscodable, ObjectStoreUnavailable
 from storage.retrieval import StoredInstance
 
@@ -79,8 +80,20 @@ def open_outgoing(store: ObjectStore, instance: StoredInstance, accepted: Sequen
     """
     stored = instance.transfer_syntax
     if ANY in accepted or stored in accepted:
-        return Outgoing(store, instance, stored, untouched=True)
+        if not instance.corrections:
+            return Outgoing(store, instance, stored, untouched=True)
+        return _made(store, instance, stored)
+    for target in accepted:
+        if can_make(stored, target):
+            return _made(store, instance, target)
     raise NotTranscodable(f"Objects in {stored} cannot be sent in any transfer syntax that the receiver takes")
+
+
+def _made(store: ObjectStore, instance: StoredInstance, target: str) -> Outgoing:
+    def make() -> Iterator[Buffer]:
+        return transcoded(store, instance, target, instance.corrections)
+
+    return Outgoing(store, instance, target, untouched=False, _made=make)
 
 
 def _stored(store: ObjectStore, instance: StoredInstance, start: int) -> Iterator[Buffer]:
