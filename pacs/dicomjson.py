@@ -12,6 +12,7 @@ import struct
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 from pydicom.datadict import dictionary_VR
 
 from pacs.charset import NAME_DELIMITERS, TEXT_DELIMITERS, codecs_of, decode
@@ -20,7 +21,7 @@ from storage.errors import InvalidDataSet
 from storage.objects import ObjectStore
 from storage.retrieval import StoredInstance
 
-__all__ = ["INLINE_BYTES", "corrected", "json_of"]
+__all__ = ["INLINE_BYTES", "corrected", "json_of", "little_endian"]
 
 INLINE_BYTES = 1024
 """A binary value that is longer is given by its address (PS3.18 F.2.6)."""
@@ -97,7 +98,10 @@ def _content(data_set: DataSet, element: Element, vr: str, reading: _Reading) ->
     elif size > INLINE_BYTES:
         return {"BulkDataURI": reading.address(reading.place)}
     else:
-        return {"InlineBinary": base64.b64encode(_little(data_set, element, vr)).decode()}
+        value = data_set.value(element)
+        if data_set.big_endian:
+            value = little_endian(value, vr)
+        return {"InlineBinary": base64.b64encode(value).decode()}
     return {} if values in ([], [None]) else {"Value": values}
 
 
@@ -109,15 +113,12 @@ def _items(data_set: DataSet, element: Element, reading: _Reading) -> list[Any]:
     return found
 
 
-def _little(data_set: DataSet, element: Element, vr: str) -> bytes:
-    """A binary value in little endian order (PS3.18 F.2.7)."""
-    value = data_set.value(element)
+def little_endian(value: bytes, vr: str) -> bytes:
+    """A binary value of a big endian data set in little endian order (PS3.18 F.2.7)."""
     width = {"OW": 2, "OF": 4, "OL": 4, "OD": 8, "OV": 8}.get(vr, 1)
-    if data_set.big_endian and width > 1 and len(value) % width == 0:
-        code = {2: "H", 4: "I", 8: "Q"}[width]
-        count = len(value) // width
-        return struct.pack(f"<{count}{code}", *struct.unpack(f">{count}{code}", value))
-    return value
+    if width == 1 or len(value) % width:
+        return value
+    return np.frombuffer(value, f">u{width}").astype(f"<u{width}").tobytes()
 
 
 def _is_ambiguous(tag: int) -> bool:

@@ -9,7 +9,7 @@ import itertools
 import struct
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BytesIO
 from typing import BinaryIO, NamedTuple
 
@@ -62,6 +62,7 @@ class Image:
     _pixels: Element
     _inflated: bytes | None
     _tables: tuple[tuple[int, ...], tuple[int, ...]]
+    _walked: list[Range] = field(default_factory=list)  # all fragments, once they had to be looked through
 
     @property
     def frame_bits(self) -> int:
@@ -79,7 +80,7 @@ class Image:
         """
         if self.encapsulated:
             with closing(self.store.open(self.instance.object_key)) as file:
-                found = _fragments_of(file, self._pixels.start, index, self.frames, self._tables)
+                found = self._fragments(file, index)
             if sum(one.size for one in found) > _MAX_FRAME_BYTES:
                 raise InvalidDataSet("a frame is larger than any image")
             return found
@@ -101,6 +102,27 @@ class Image:
         if sum(map(len, parts)) != sum(size for _, size in ranges):
             raise InvalidDataSet(_CUT)
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _fragments(self, file: BinaryIO, index: int) -> list[Range]:
+        """The fragments of one frame; the first item of pixel data is the basic offset table (PS3.5 A.4)."""
+        frames, head = self.frames, _item(file, self._pixels.start)
+        if head is None:
+            raise InvalidDataSet("the compressed pixel data is not in fragments (PS3.5 A.4)")
+        first = head.offset + head.size
+        offsets, lengths = self._tables
+        if len(offsets) == len(lengths) == frames:
+            return [Range(first + offsets[index] + 8, lengths[index])]
+        if 1 < frames == head.size // 4:
+            basic = struct.unpack(f"<{frames}I", file.read(4 * frames))
+            if _rises(basic):
+                end = first + basic[index + 1] if index + 1 < frames else None
+                return list(_walk(file, first + basic[index], end))
+        found = self._walked
+        if not found:
+            found.extend(_walk(file, first, None))
+        if frames == 1 and found:
+            return found
+        return [found[index]] if len(found) == frames else _between_ends(file, found, index, frames)
 
     def _cut_out(self, index: int) -> bytes:
         first, end = index * self.frame_bits, (index + 1) * self.frame_bits
@@ -171,30 +193,6 @@ def _table(data_set: DataSet, elements: list[Element], tag: int) -> tuple[int, .
         return ()
     value = data_set.value(found)
     return struct.unpack_from(f"<{len(value) // 8}Q", value)
-
-
-def _fragments_of(
-    file: BinaryIO, start: int, index: int, frames: int, tables: tuple[tuple[int, ...], tuple[int, ...]]
-) -> list[Range]:
-    """The fragments of one frame; `start` is where the item of the basic offset table stands (PS3.5 A.4)."""
-    head = _item(file, start)
-    if head is None:
-        raise InvalidDataSet("the compressed pixel data is not in fragments (PS3.5 A.4)")
-    first = head.offset + head.size
-    offsets, lengths = tables
-    if len(offsets) == len(lengths) == frames:
-        return [Range(first + offsets[index] + 8, lengths[index])]
-    file.seek(head.offset)
-    basic = struct.unpack(f"<{head.size // 4}I", file.read(head.size // 4 * 4)) if head.size <= 4 * frames else ()
-    if frames > 1 and len(basic) == frames and _rises(basic):
-        end = first + basic[index + 1] if index + 1 < frames else None
-        return list(_walk(file, first + basic[index], end))
-    found = list(_walk(file, first, None))
-    if frames == 1 and found:
-        return found
-    if len(found) == frames:
-        return [found[index]]
-    return _between_ends(file, found, index, frames)
 
 
 def _rises(offsets: tuple[int, ...]) -> bool:

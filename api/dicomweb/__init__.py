@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from api.dicomweb import metadata, qido, rendered, stow, wado
+from api.dicomweb import bulkdata, frames, metadata, qido, rendered, stow, wado
 
 __all__ = ["ROOT", "ROUTERS"]
 
 ROOT = "/dicom-web"
-ROUTERS: tuple[APIRouter, ...] = (stow.router, wado.router, metadata.router, rendered.router, qido.router)
+ROUTERS: tuple[APIRouter, ...] = (
+    stow.router,
+    wado.router,
+    metadata.router,
+    rendered.router,
+    frames.router,
+    bulkdata.router,
+    qido.router,
+)
