@@ -9,7 +9,8 @@ from pacs.dimse import command as dimse
 from pacs.dimse import normalized
 from pacs.dimse.proposal import Proposal
 from pacs.dimse.requestor import EXPLICIT, IMPLICIT, CallerPolicy, Requestor
-from storage.errors import PeerRefused
+from pacs.dimse.wire import PeerTimeoutError
+from storage.errors import PeerRefused, PeerUnavailable
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -24,6 +25,7 @@ def caller_policy(config: ExchangeConfig, ae_title: str = "") -> CallerPolicy:
     """How the exchange process calls others, by its own AE title unless another is given."""
     return CallerPolicy(
         ae_title=ae_title or config.ae_title,
+        timeout_s=config.timeout_s,
         certificate=config.certificate,
         key=config.key,
         authorities=config.authorities,
@@ -58,3 +60,26 @@ class Call:
         answer = self._requestor.request(context_id, command, normalized.encoded(data, syntax))
         if (status := answer.number(dimse.STATUS)) != 0:
             raise PeerRefused(f"{self._peer.name} answers with status {status or 0:04X}.")
+
+    def event(self, wait_s: float) -> Dataset | None:
+        """The event information of an N-EVENT-REPORT that comes within `wait_s`, confirmed; None when none comes."""
+        try:
+            self._requestor.wire.wait(wait_s)
+        except PeerTimeoutError:
+            return None
+        command, data = self._requestor.receive()
+        if command.field != normalized.N_EVENT_REPORT_RQ or data is None:
+            raise PeerUnavailable(f"{self._peer.name} says what was not asked.")
+        syntax = self._requestor.contexts[command.context_id].transfer_syntax
+        found = normalized.decoded(data, syntax)
+        self._requestor.send(
+            command.context_id,
+            {
+                dimse.AFFECTED_SOP_CLASS: command.elements.get(dimse.AFFECTED_SOP_CLASS, b""),
+                dimse.COMMAND_FIELD: command.field | dimse.RESPONSE,
+                dimse.RESPONDED_TO: command.message_id,
+                dimse.STATUS: 0,
+                dimse.AFFECTED_SOP_INSTANCE: command.elements.get(dimse.AFFECTED_SOP_INSTANCE, b""),
+            },
+        )
+        return found

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 import psycopg
@@ -22,6 +23,9 @@ from psycopg import sql
 from storage.database import Connection, Database
 from storage.errors import DatabaseUnavailable
 from storage.objects import ObjectStore
+
+if TYPE_CHECKING:
+    from pacs.hl7.config import Hl7Config
 
 __all__ = ["Bells", "Exchange", "ExchangeConfig", "Task"]
 
@@ -38,6 +42,8 @@ class ExchangeConfig:
     certificate: Path | None = None  # ours, for peers that speak TLS and ask for one
     key: Path | None = None
     authorities: Path | None = None  # that sign the certificates of peers; None: those of the system
+    timeout_s: float = 30.0  # longest silence of a peer that we talk to
+    hl7: Hl7Config | None = None  # None: no HL7 messages are taken
     settle_s: float = 60.0  # a study is complete when nothing new came to it for so long
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ACTION_TYPE", "EVENT_TYPE", "N_ACTION_RQ", "N_EVENT_REPORT_RQ", "REQUESTED_SOP_CLASS", "REQUESTED_SOP_INSTANCE",
-    "answer", "encoded", "receive",
+    "answer", "decoded", "encoded", "receive",
 ]  # fmt: skip
 
 N_EVENT_REPORT_RQ, N_ACTION_RQ = 0x0100, 0x0130
@@ -48,7 +48,12 @@ def receive(association: Association, request: Command, limit_bytes: int) -> Dat
     if not request.has_data_set:
         return Dataset()
     association.receive_data(request, keep)
-    syntax = UID(association.context(request).transfer_syntax)
+    return decoded(data, association.context(request).transfer_syntax)
+
+
+def decoded(data: bytes | bytearray, transfer_syntax: str) -> Dataset:
+    """The data set that these bytes are, all of it looked at; raises `InvalidDataSet`."""
+    syntax = UID(transfer_syntax)
     try:
         found = read_dataset(BytesIO(data), syntax.is_implicit_VR, syntax.is_little_endian)
         found.walk(lambda _, __: None)  # elements are decoded when they are looked at: do so now, sequences too
