@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
+from pacs import forwardcli
+from pacs.commandline import Config, Data, Json
+from pacs.commandline import load as _load
 from storage.errors import SanglocError, SettingsError
-
-if TYPE_CHECKING:
-    from pacs.settings import Settings
 
 __all__ = ["app", "known_commands", "main"]
 
@@ -27,15 +27,14 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Config = Annotated[Path | None, typer.Option("--config", help="TOML file of settings.", metavar="FILE")]
-Data = Annotated[Path | None, typer.Option("--data", help="Folder of everything that sangloc keeps.", metavar="DIR")]
+app.add_typer(forwardcli.app, name="forwarding")
+
 DicomPort = Annotated[int | None, typer.Option("--dicom-port", help="DICOM port; 0 takes a free one.", metavar="PORT")]
 HttpPort = Annotated[int | None, typer.Option("--http-port", help="HTTP port; 0 takes a free one.", metavar="PORT")]
 AETitle = Annotated[str | None, typer.Option("--ae-title", help="Called AE title that senders use.", metavar="TITLE")]
 Workers = Annotated[int | None, typer.Option("--workers", help="Worker processes.", min=0, metavar="N")]
 NoWorker = Annotated[bool, typer.Option("--no-worker", help="Start no worker: the list stays in arrival order.")]
 Receivers = Annotated[int | None, typer.Option("--receivers", help="Receiver processes; 0: one a core.", metavar="N")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 ListenFd = Annotated[int | None, typer.Option("--listen-fd", hidden=True)]
 LifelineFd = Annotated[int | None, typer.Option("--lifeline", hidden=True)]
 
@@ -49,45 +48,10 @@ def main() -> None:
         sys.exit(2 if isinstance(error, SettingsError) else 1)
 
 
-def _load(config: Path | None = None, **flags: object) -> Settings:
-    """The settings, checked; a flag's name is the setting's path with `__` for the dot."""
-    from pacs import parts
-    from pacs.settings import refuse_unsafe
-    from pacs.sources import load
-
-    settings = load(config=config, flags={name.replace("__", "."): value for name, value in flags.items()}).settings
-    refuse_unsafe(settings)
-    parts.check(settings)
-    _log_to_stderr(settings)
-    return settings
-
-
 def _say(text: str) -> None:
     """Print a line; a terminal that has gone away must not end the system."""
     with contextlib.suppress(OSError):
         typer.echo(text)
-
-
-def _log_to_stderr(settings: Settings) -> None:
-    import logging
-
-    import structlog
-
-    renderer: Any = structlog.processors.JSONRenderer()
-    if settings.log.format == "console":
-        renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            renderer,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[settings.log.level.upper()]),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
-    )
 
 
 @app.command()
@@ -194,12 +158,12 @@ def triage(config: Config = None, data: Data = None, lifeline: LifelineFd = None
 
 
 @app.command()
-def exchange(config: Config = None, data: Data = None, lifeline: LifelineFd = None) -> None:
-    """Run only the background tasks: forwarding, commitment, notifications, clearing up."""
+def exchange(config: Config = None, data: Data = None, listen_fd: ListenFd = None, lifeline: LifelineFd = None) -> None:
+    """Run only the background tasks: forwarding, commitment, notifications, HL7 messages, clearing up."""
     from pacs import parts
     from pacs.lifeline import Lifeline
 
-    parts.run_exchange(_load(config, data=data), Lifeline(lifeline).ready)
+    parts.run_exchange(_load(config, data=data), listen_fd, Lifeline(lifeline).ready)
 
 
 @app.command()

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import structlog
 
-from pacs import metadata, reporting
+from pacs import forwarding, metadata, ordertasks, reporting
 from pacs.tasks import Exchange, Task
 from storage.errors import Unavailable
 
@@ -23,7 +23,10 @@ log = structlog.get_logger()
 # Modules of tasks import what is heavy when there is something to do, so that an idle process stays small.
 TASKS: tuple[tuple[str, Task], ...] = (
     ("commitment", reporting.report_commitments),
+    ("forwarding", forwarding.forward),
     ("metadata", metadata.settle),
+    ("orders", ordertasks.follow_orders),
+    ("hl7", ordertasks.listen),
 )
 
 _PAUSE_S = (1.0, 30.0)  # before a task that failed is started again; doubles each time

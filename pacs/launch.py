@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -39,6 +40,7 @@ def up(settings: Settings, say: Callable[[str], None]) -> None:
         (settings.data / READY_FILE).unlink(missing_ok=True)  # of a supervisor that was killed
         dicom = stack.enter_context(listen(settings.dicom.host, settings.dicom.port, "DICOM", flag="--dicom-port"))
         http = stack.enter_context(listen(settings.http.host, settings.http.port, "HTTP", flag="--http-port"))
+        hl7 = _hl7_listener(settings, stack)
         embedded = None
         if settings.database.url is None:
             embedded = EmbeddedPostgres(settings.data / "postgres")
@@ -47,11 +49,16 @@ def up(settings: Settings, say: Callable[[str], None]) -> None:
         _migrate(settings, say)
         parts.object_store(settings).check()
         ports = {"dicom": dicom.getsockname()[1], "http": http.getsockname()[1]}
+        listening = contextlib.ExitStack()
+        listening.callback(dicom.close)
+        if hl7 is not None:
+            ports["hl7"] = hl7.getsockname()[1]
+            listening.callback(hl7.close)
         supervisor = Supervisor(
             parts=[
                 *_receivers(settings, dicom.fileno()),
                 *(Part("worker", 1 + n, ["triage"]) for n in range(settings.worker.count)),
-                Part("exchange", 1, ["exchange"], late=True),
+                _exchange(hl7),
                 Part("api", 1, ["serve", "--listen-fd", str(http.fileno())], [http.fileno()]),
             ],
             environment=_child_environment(settings),
@@ -61,7 +68,7 @@ def up(settings: Settings, say: Callable[[str], None]) -> None:
             database=embedded,
             drain_s=settings.dicom.drain_timeout_s,
             say=say,
-            on_drain=dicom.close,
+            on_drain=listening.close,
         )
         stop_on_signals(supervisor)
         supervisor.run(lambda: say(_ready_line(settings, ports)))
@@ -159,6 +166,19 @@ def _lock(data: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _hl7_listener(settings: Settings, stack: contextlib.ExitStack) -> socket.socket | None:
+    """The socket for HL7 messages, where the settings ask for one."""
+    if settings.hl7.port is None:
+        return None
+    return stack.enter_context(listen(settings.hl7.host, settings.hl7.port, "HL7", flag="SANGLOC_HL7_PORT"))
+
+
+def _exchange(hl7: socket.socket | None) -> Part:
+    if hl7 is None:
+        return Part("exchange", 1, ["exchange"], late=True)
+    return Part("exchange", 1, ["exchange", "--listen-fd", str(hl7.fileno())], [hl7.fileno()], late=True)
 
 
 def _receivers(settings: Settings, listen_fd: int) -> list[Part]:

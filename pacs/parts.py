@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from inference.triage import TriagePolicy, Waits
+from inference.triage import Priority, TriagePolicy, Waits, requested
 from pacs.settings import Settings
 from storage.errors import SettingsError
 from storage.studies import InstanceHeader
@@ -26,6 +26,7 @@ from storage.studies import InstanceHeader
 if TYPE_CHECKING:
     from api.config import ApiConfig
     from pacs.dimse.policy import CallerPolicy, ReceiverPolicy
+    from pacs.hl7.config import Hl7Config
     from pacs.ingest import Ingest
     from pacs.tasks import ExchangeConfig
     from storage.database import Database
@@ -39,8 +40,10 @@ __all__ = [
     "cores",
     "database",
     "exchange_config",
+    "hl7_config",
     "ingest",
     "object_store",
+    "order_promise",
     "receiver_policy",
     "run_api",
     "run_exchange",
@@ -49,6 +52,9 @@ __all__ = [
     "site_of",
     "triage_policy",
 ]
+
+
+_URGENCY: dict[Priority, int] = {"routine": 0, "urgent": 1, "stat": 2}
 
 
 def check(settings: Settings) -> None:
@@ -193,14 +199,54 @@ def api_config(settings: Settings) -> ApiConfig:
         search_timeout_s=settings.search.timeout_s,
         search_connections=settings.search.connections,
         allow_private_sop_classes=settings.dicom.allow_private_sop_classes,
+        order_promise=order_promise(settings),
     )
 
 
-def exchange_config(settings: Settings) -> ExchangeConfig:
+def exchange_config(settings: Settings, listen_fd: int | None = None) -> ExchangeConfig:
     """What the background tasks are told."""
     from pacs.tasks import ExchangeConfig
 
-    return ExchangeConfig(ae_title=settings.dicom.ae_title, settle_s=settings.exchange.settle_s)
+    calling = caller_policy(settings)
+    return ExchangeConfig(
+        ae_title=calling.ae_title,
+        certificate=calling.certificate,
+        key=calling.key,
+        authorities=calling.authorities,
+        timeout_s=calling.timeout_s,
+        hl7=hl7_config(settings, listen_fd),
+        settle_s=settings.exchange.settle_s,
+    )
+
+
+def hl7_config(settings: Settings, listen_fd: int | None = None) -> Hl7Config | None:
+    """Where HL7 messages are taken and from whom; None where no port is set."""
+    from pacs.hl7.config import Hl7Config, Limits
+
+    chosen = settings.hl7
+    if chosen.port is None:
+        return None
+    limits = Limits(
+        senders=tuple(map(ipaddress.ip_network, chosen.senders)),
+        max_message_bytes=chosen.max_message_bytes,
+        max_connections=chosen.max_connections,
+        message_timeout_s=chosen.message_timeout_s,
+        idle_timeout_s=chosen.idle_timeout_s,
+    )
+    return Hl7Config(
+        promise=order_promise(settings), host=chosen.host, port=chosen.port, listen_fd=listen_fd, limits=limits
+    )
+
+
+def order_promise(settings: Settings) -> Callable[[str, str], tuple[int, dt.timedelta]]:
+    """From an order's priority and station to its urgency and the longest wait of the station's site."""
+    policy, site = triage_policy(settings), site_of(settings)
+
+    def promise(priority: str, ae_title: str) -> tuple[int, dt.timedelta]:
+        level = requested(priority)
+        return _URGENCY[level], policy.waits_of(site(ae_title, "")).of(level)
+
+    return promise
 
 
 def site_of(settings: Settings) -> Callable[[str, str], str]:
@@ -286,12 +332,12 @@ def run_api(settings: Settings, listen_fd: int | None, on_ready: Callable[[int],
         way_in.close()
 
 
-def run_exchange(settings: Settings, on_ready: Callable[[], None]) -> None:
-    """Run the background tasks until SIGTERM or SIGINT."""
+def run_exchange(settings: Settings, listen_fd: int | None, on_ready: Callable[[], None]) -> None:
+    """Run the background tasks until SIGTERM or SIGINT; `listen_fd` is a socket for HL7 messages."""
     from pacs import exchange
     from pacs.tasks import Exchange
 
-    parts = Exchange(database(settings, "exchange"), object_store(settings), exchange_config(settings))
+    parts = Exchange(database(settings, "exchange"), object_store(settings), exchange_config(settings, listen_fd))
     stop = _stop_event()
     on_ready()
     exchange.run(parts, stop)

@@ -11,12 +11,14 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 from api.config import ApiConfig, is_loopback
 from inference.triage import TriagePolicy
 from pacs.dimse.policy import ReceiverPolicy
+from pacs.hl7.config import Limits
 from storage.errors import SettingsError
 
 __all__ = [
     "Database",
     "Dicom",
     "Exchange",
+    "Hl7",
     "Http",
     "Log",
     "Objects",
@@ -30,6 +32,7 @@ __all__ = [
     "refuse_unsafe",
 ]
 
+_HL7 = Limits()
 _RECEIVER, _API = ReceiverPolicy(), ApiConfig()  # limits have one default, there
 _TRIAGE = TriagePolicy()
 _WAITS = _TRIAGE.waits
@@ -212,6 +215,24 @@ class Exchange(Section):
     )
 
 
+class Hl7(Section):
+    """HL7 version 2 messages over MLLP: orders and patient updates."""
+
+    host: str = Field(default="127.0.0.1", description="address to listen on; 0.0.0.0 or :: for all")
+    port: Port | None = Field(default=None, description="TCP port, by custom 2575; 0 takes a free one; unset: none")
+    senders: tuple[Network, ...] = Field(
+        default=("127.0.0.0/8", "::1/128"), description="addresses or networks that messages are taken from"
+    )
+    max_message_bytes: Count = Field(default=_HL7.max_message_bytes, description="longest message taken, bytes")
+    max_connections: Count = Field(default=_HL7.max_connections, description="connections at a time")
+    message_timeout_s: Seconds = Field(
+        default=_HL7.message_timeout_s, description="from the first byte of a message to its last, seconds"
+    )
+    idle_timeout_s: Seconds = Field(
+        default=_HL7.idle_timeout_s, description="longest silence between two messages, seconds"
+    )
+
+
 class Site(Section):
     """A hospital or department, known by the AE titles that send for it, with waits and a threshold of its own."""
 
@@ -244,6 +265,7 @@ class Settings(Section):
     worker: Worker = Worker()
     triage: Triage = Triage()
     exchange: Exchange = Exchange()
+    hl7: Hl7 = Hl7()
     sites: tuple[Site, ...] = Field(default=(), description="sites with their AE titles, waits and operating points")
     log: Log = Log()
 
@@ -260,6 +282,11 @@ def refuse_unsafe(settings: Settings) -> None:
         raise SettingsError(
             f"dicom.host is {dicom.host}, which others can reach, but nothing says who may send: list them in "
             'dicom.peers, or name the networks of your modalities in dicom.open_networks, such as "10.1.0.0/16"'
+        )
+    if not is_loopback(settings.hl7.host) and not set(settings.hl7.senders) - _LOOPBACK_NETWORKS:
+        raise SettingsError(
+            f"hl7.host is {settings.hl7.host}, which others can reach, but nothing says who may send: name the "
+            'networks of your systems in hl7.senders, such as "10.1.0.5/32"'
         )
     if bool(dicom.tls_certificate) != bool(dicom.tls_key) or (dicom.tls_client_ca and not dicom.tls_key):
         raise SettingsError("DICOM TLS needs both dicom.tls_certificate and dicom.tls_key")

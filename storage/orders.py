@@ -19,7 +19,7 @@ from storage.ordered import OPEN, Order, OrderStatus
 
 __all__ = [
     "Change", "Entry", "Linked", "Stored", "find", "get", "hasten", "hasten_recent", "history", "lock", "new_number",
-    "page", "record", "studies", "write",
+    "of_patient", "page", "record", "studies", "write",
 ]  # fmt: skip
 
 _LOCK = 0x6F726465  # "orde": orders change one after the other, so that two messages about one never cross
@@ -274,3 +274,13 @@ def hasten_recent(connection: Connection, since_s: float) -> list[str]:
 def _select(connection: Connection, sql: str, values: Mapping[str, Any] | Sequence[Any]) -> list[Stored]:
     with connection.cursor(row_factory=class_row(Stored)) as cursor:
         return cursor.execute(sql.encode(), values).fetchall()
+
+
+def of_patient(connection: Connection, patient_id: str, issuer: str, statuses: Sequence[str]) -> list[int]:
+    """The orders of a patient in one of these states; the issuer counts where both sides name one."""
+    rows = connection.execute(
+        "SELECT order_pk FROM orders WHERE patient_id = %(id)s AND status = ANY(%(statuses)s)"
+        " AND (patient_issuer = %(issuer)s OR patient_issuer = '' OR %(issuer)s = '') ORDER BY order_pk",
+        {"id": comparable(patient_id), "issuer": comparable(issuer), "statuses": list(statuses)},
+    )
+    return [order_pk for (order_pk,) in rows]

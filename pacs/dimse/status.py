@@ -227,7 +227,10 @@ RETRIEVE_STATUSES: tuple[Status, ...] = (
 
 # Of modality performed procedure steps: N-CREATE and N-SET, besides success.
 INVALID_VALUE = Status(
-    0x0106, "Invalid attribute value", "PS3.7 C.4", "A step that does not begin IN PROGRESS, a state or UID that is none"
+    0x0106,
+    "Invalid attribute value",
+    "PS3.7 C.4",
+    "A step that does not begin IN PROGRESS, a state or UID that is none",
 )
 STEP_IS_OVER = Status(
     0x0110,

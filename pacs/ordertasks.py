@@ -1,0 +1,58 @@
+"""Background tasks for orders: the MLLP listener, and a look for what came after the order was last looked at."""
+
+from __future__ import annotations
+
+import threading
+
+import structlog
+
+from pacs.tasks import Exchange
+from storage import orders, performed, worklist
+from storage.errors import SanglocError
+
+__all__ = ["follow_orders", "listen"]
+
+log = structlog.get_logger()
+
+_PAUSE_S = 5.0  # between two looks, however much comes in
+_POLL_S = 60.0
+_RECENT_S = 180.0  # an order that changed within so long is held against the studies once more
+
+
+def follow_orders(exchange: Exchange, stop: threading.Event) -> None:
+    """Note which performed steps have all their images; bring studies forward that met their order in mid-air."""
+    bell = exchange.bells.on(worklist.CHANNEL)
+    while not stop.is_set():
+        bell.clear()
+        with exchange.database.transaction() as connection:
+            complete = performed.note_complete(connection)
+            moved = orders.hasten_recent(connection, _RECENT_S)
+        if complete or moved:
+            log.info("orders followed", complete=len(complete), moved=len(moved))
+        if moved:
+            with exchange.database.autocommit() as connection:
+                worklist.announce(connection)
+        stop.wait(_PAUSE_S)
+        bell.wait(_POLL_S)
+
+
+def listen(exchange: Exchange, stop: threading.Event) -> None:
+    """Take HL7 messages over MLLP, where the settings ask for it.
+
+    Raises:
+        SanglocError: the port cannot be used.
+    """
+    config = exchange.config.hl7
+    if config is None:
+        stop.wait()
+        return
+    from pacs.hl7.listener import serve  # noqa: PLC0415 - only where it is used
+    from pacs.hl7.processing import Processor  # noqa: PLC0415
+    from pacs.ordering import Desk  # noqa: PLC0415
+
+    try:
+        listener = config.socket()
+    except OSError as error:
+        raise SanglocError(f"The HL7 port {config.port} on {config.host} cannot be used: {error.strerror}") from error
+    with listener:
+        serve(listener, Processor(exchange.database, Desk(config.promise)), config.limits, stop)
