@@ -14,6 +14,7 @@ from prometheus_client.registry import Collector
 from api.context import Actor
 from api.events import Events
 from api.problems import responses
+from api.queues import ForwardingQueues
 from storage.database import Database
 from storage.errors import Unavailable
 
@@ -44,6 +45,7 @@ class Metrics:
     def __init__(self, database: Database, events: Events, stale_worker_s: float) -> None:
         self._registry = CollectorRegistry()
         self._registry.register(_Counts(database, events, stale_worker_s))
+        self._registry.register(ForwardingQueues(database, _FRESH_S))
         self._seconds = Histogram(
             "sangloc_http_request_seconds",
             "Time from request to the end of its answer",

@@ -21,13 +21,14 @@ from storage.database import Connection
 from storage.errors import Conflict, InvalidInput, NotFound
 
 __all__ = [
-    "CHANNEL", "METHODS", "Destination", "Method", "Rule", "Status", "Window", "add_rule", "all_destinations",
-    "all_rules", "by_name", "notify", "pause", "put", "remove", "remove_rule", "status",
+    "CHANNEL", "LEAST_BYTES_PER_S", "METHODS", "Destination", "Method", "Rule", "Status", "Window", "add_rule",
+    "all_destinations", "all_rules", "by_name", "notify", "pause", "put", "remove", "remove_rule", "status",
 ]  # fmt: skip
 
 CHANNEL = "sangloc_forwarding"  # LISTEN here to be woken
 Method = Literal["dimse", "stow", "ian"]
 METHODS: tuple[Method, ...] = get_args(Method)
+LEAST_BYTES_PER_S = 32 << 10  # slower, and a peer takes it for a line that stalls
 _MOST_PARALLEL, _MOST_ATTEMPTS, _MOST_WINDOWS, _MOST_VALUES = 16, 1000, 10, 1000
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 
@@ -72,8 +73,12 @@ class Destination:
             raise InvalidInput(f"A destination takes 1 to {_MOST_PARALLEL} connections at a time.")
         if not 1 <= self.max_attempts <= _MOST_ATTEMPTS:
             raise InvalidInput(f"An instance is tried 1 to {_MOST_ATTEMPTS} times.")
-        if len(self.windows) > _MOST_WINDOWS or any((one.bytes_per_s or 1) < 1 for one in self.windows):
-            raise InvalidInput(f"A destination has at most {_MOST_WINDOWS} windows, each with 1 byte a second or more.")
+        if len(self.windows) > _MOST_WINDOWS or any(
+            one.bytes_per_s is not None and one.bytes_per_s < LEAST_BYTES_PER_S for one in self.windows
+        ):
+            raise InvalidInput(
+                f"A destination has at most {_MOST_WINDOWS} windows, each of {LEAST_BYTES_PER_S} B/s or more."
+            )
         try:
             ZoneInfo(self.timezone)
         except (ZoneInfoNotFoundError, ValueError, OSError):
