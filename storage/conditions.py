@@ -183,7 +183,18 @@ class _Filters:
             " AND ".join(f"{self._column} ~ {self._value(regex)}" for regex in _regexes(value, match))
             for value in match.values
         ]
-        return [*found, Filter("", "(" + " OR ".join(f"({test or 'true'})" for test in tests) + ")", self._values)]
+        test = "(" + " OR ".join(f"({each or 'true'})" for each in tests) + ")"
+        return [*found, Filter(self._name_candidates(match), test, self._values)]
+
+    def _name_candidates(self, match: Names) -> str:
+        """Studies with a name that begins as the pattern does."""
+        if match.fuzzy or len(match.values) > 1 or self._attribute.keyword != "PatientName":
+            return ""
+        start = names.pattern_beginning(match.values[0])
+        if not start:
+            return ""
+        bounds = f"patient_name_key >= {self._value(start)} AND patient_name_key < {self._value(start + LAST)}"
+        return f"SELECT study_pk FROM studies WHERE {bounds}"
 
 
 def _regexes(value: str, match: Names) -> list[str]:

@@ -30,7 +30,8 @@ class Filter:
     test: str  # on `s`, the row of the study; {row} has a copy of the modalities, too
     values: dict[str, Any]
     word_test: str = ""  # of a word: the test on a row `n` of name_words
-    word_scan: str = ""  # of a word: the rows of name_words that have it
+    word_scan: str = ""  # of a word: the rows `n` of name_words that have it
+    beginning: str = ""  # of a word of which only this is known
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +159,7 @@ def word_filter(key: str, word: str, *, whole: bool = False) -> Filter:
         {key: word, **({} if whole else {f"{key}_end": word + LAST}), **like},
         f"(' ' || n.words || ' ') LIKE %({key}_like)s",
         scan,
+        "" if whole else word,
     )
 
 

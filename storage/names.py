@@ -6,7 +6,7 @@ import re
 import unicodedata
 from functools import lru_cache
 
-__all__ = ["display", "fold", "pattern_regexes", "pattern_words", "word_regex", "words"]
+__all__ = ["display", "fold", "pattern_beginning", "pattern_regexes", "pattern_words", "word_regex", "words"]
 
 _NOT_WORD = re.compile(r"[\W_]+")
 _STROKES = str.maketrans({"đ": "d", "Đ": "d", "ł": "l", "Ł": "l", "ø": "o", "Ø": "o"})  # no decomposition in Unicode
@@ -60,12 +60,31 @@ def pattern_regexes(pattern: str) -> list[str]:
     """Regular expressions of PostgreSQL that a whole name as sent (`a=i=p`) must all match.
 
     Case, marks and the kind of punctuation do not matter, and what stands at the end empty may be left out. A pattern
-    of one component group may match any of the three; with `=` each that is not empty matches its own (PS3.5 6.2.1.1).
+    of one component group matches the first of a name, or with letters other than Latin any of the three; with `=` each
+    that is not empty matches its own (PS3.5 6.2.1.1).
     """
     groups = pattern.split("=")[:3]
     if len(groups) == 1:
-        return [f"(^|=){_group_regex(groups[0])}(=|$)"]
+        return [f"{'^' if _is_alphabetic(pattern) else '(^|=)'}{_group_regex(groups[0])}(=|$)"]
     return [f"^([^=]*=){{{n}}}{_group_regex(group)}(=|$)" for n, group in enumerate(groups) if group.strip("*^ ")]
+
+
+def pattern_beginning(pattern: str) -> str:
+    """How the joined `words` of a name begin that can match; '' where that is not known."""
+    found: list[str] = []
+    if "=" in pattern or not _is_alphabetic(pattern):
+        return ""
+    for piece in _pieces(pattern):
+        if _is_wild(piece):
+            break
+        found.append(piece)
+    listed = "".join(found).split()
+    usable = len(set(listed)) == len(listed) <= _MAX_WORDS and all(len(word) < _MAX_CHARACTERS for word in listed)
+    return " ".join(listed) if usable else ""
+
+
+def _is_alphabetic(pattern: str) -> bool:
+    return fold(pattern).isascii()
 
 
 def word_regex(word: str) -> str:

@@ -3,10 +3,11 @@
 A search wants the first so many in order of date. Three ways lead to them, and each is bad where another is good:
 
 - `keys`: a filter's candidates are few; each is looked up and the rest of the filters tested on it.
-- `names`: the rows of a word of the name are read, tested and sorted inside their index.
-- `walk`: studies are taken in order of date and tested, within the range of dates if one is given.
+- `names`: the rows of a word of the name are read inside their index, within the range of dates, and the other words
+  are tested there.
+- `walk`: studies are taken in order of date and tested, within the range of dates.
 
-Costs are estimated from bounded counts and from the statistics of PostgreSQL.
+Costs are estimated from bounded counts, samples and the statistics of PostgreSQL.
 """
 
 from __future__ import annotations
@@ -14,93 +15,155 @@ from __future__ import annotations
 # ruff: noqa: S608 - the statements are put together from constants only
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from storage.database import Connection
-from storage.matching import Filter
+from storage.matching import LAST, Filter
 
-__all__ = ["Plan", "plan"]
+__all__ = ["Plan", "completed", "on_words", "plan"]
 
 _PAGE = 100  # rows that a search wants
-_WALK_US, _LOOKUP_US, _WORD_US = 2.5, 6.0, 0.5  # a study walked over, looked up by key, a row of name_words
-_LEAST, _MOST = 300, 20_000  # bounds of what counts as rare
-_COMMON = 2_000  # studies with a word: it is not counted further to compare it with others
-_SAMPLE = 20_000  # rows of a common word that are read to see how the other filters share
+_WALK_US, _LOOKUP_US, _WORD_US = 2.5, 6.0, 0.7  # a study walked over, looked up by key, a row of name_words
+_CHEAP_US = 10_000  # what costs less is taken without a look at the others
+_MOST = 20_000  # rows of an indexed value: it is not counted further
+_COMMON = 2_000  # the same for rows of a word
+_SAMPLE = 5_000  # rows of a common word that are read to see how the other words share
 _UNKNOWN = 100_000  # studies, before PostgreSQL has counted them
+_EXPANDED = 64  # words that begin in one way; of more, the range is read
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How to come to the studies, and what is left to test on each."""
+    """How to come to the studies; `driver` is tested by the way itself."""
 
     way: Literal["keys", "names", "walk"]
-    driver: tuple[Filter, ...]  # keys: one filter; names: the words, of which the first is scanned
-    tests: tuple[Filter, ...]
+    driver: tuple[Filter, ...] = ()  # keys: one filter; names: the words, of which the first is read
 
-    @property
-    def values(self) -> dict[str, Any]:
-        """The values of all filters."""
-        return {key: value for each in (*self.driver, *self.tests) for key, value in each.values.items()}
+
+def completed(connection: Connection, given: Sequence[Filter]) -> list[Filter]:
+    """The same filters, with the words for a beginning: rows of one word are in order of date, those of a range not."""
+    short = [each for each in given if each.beginning]
+    if not short:
+        return list(given)
+    selects: list[str] = []
+    values: dict[str, str] = {}
+    for n, each in enumerate(short):
+        values |= {f"b{n}": each.beginning, f"e{n}": each.beginning + LAST}
+        following = f"SELECT word FROM name_words WHERE word {{}} AND word < %(e{n})s ORDER BY word LIMIT 1"
+        selects.append(
+            f"(WITH RECURSIVE w AS (({following.format(f'>= %(b{n})s')}) UNION ALL"
+            f" SELECT ({following.format('> w.word')}) FROM w WHERE w.word IS NOT NULL)"
+            f" SELECT ARRAY(SELECT word FROM w WHERE word IS NOT NULL LIMIT {_EXPANDED + 1}))"
+        )
+    row = connection.execute(f"SELECT {', '.join(selects)}".encode(), values, prepare=False).fetchone()
+    assert row is not None
+    found = dict(zip(map(id, short), row, strict=True))
+    return [_with_words(each, found.get(id(each))) for each in given]
+
+
+def _with_words(each: Filter, words: list[str] | None) -> Filter:
+    if words is None or len(words) > _EXPANDED:
+        return each
+    key = next(iter(each.values))
+    value, scan = (words[0], f"n.word = %({key})s") if len(words) == 1 else (words, f"n.word = ANY(%({key})s)")
+    return replace(each, word_scan=scan, values={**each.values, key: value})
 
 
 def plan(connection: Connection, given: Sequence[Filter], date: Filter | None) -> Plan:
-    """The cheapest way. `date` is the range of study dates among `given`: a walk keeps to it, and so does a name."""
+    """The cheapest way. `date`, one of `given`, is a range of study dates."""
     words = [each for each in given if each.word_scan]
     indexed = [each for each in given if each.candidates and not each.word_scan]
     if not words and not indexed:
-        return Plan("walk", (), tuple(given))
-    total, counted = _counts(connection, indexed, words)
-    rare = round(min(max(math.sqrt(total * _PAGE * _WALK_US / _LOOKUP_US), _LEAST), _MOST))
-    best = min(indexed, key=lambda each: counted[id(each)], default=None)
-    fewest = counted[id(best)] if best else _MOST + 1
-    if words:
-        words.sort(key=lambda each: counted[id(each)])
-        if counted[id(words[0])] < min(fewest, _COMMON):
-            return _by_name(words, given)
-    if best is not None and fewest < rare:
-        return Plan("walk", (), tuple(given)) if best is date else Plan("keys", (best,), _without(given, best))
-    if words and _name_is_cheaper(connection, words, date, total, counted.get(id(date), total)):
-        return _by_name(words, given)
-    return Plan("walk", (), tuple(given))
+        return Plan("walk")
+    costs = _Costs(connection, date)
+    costs.count(indexed, words)
+    best = min(indexed, key=costs.of, default=None)
+    words.sort(key=costs.of)
+    if words and costs.of(words[0]) < min(_COMMON, costs.of(best) if best else _COMMON):
+        return Plan("names", tuple(words))
+    ways = {"walk": costs.walk_us(best), "keys": math.inf, "names": math.inf}
+    if best is not None and best is not date and costs.of(best) < _MOST:
+        ways["keys"] = costs.of(best) * _LOOKUP_US
+    if words and min(ways.values()) > _CHEAP_US:
+        ways["names"], ways["walk"] = costs.names_us(words)
+    way = min(ways, key=lambda each: ways[each])
+    if way == "keys" and best is not None:
+        return Plan("keys", (best,))
+    return Plan("names", tuple(words)) if way == "names" else Plan("walk")
 
 
-def _by_name(words: list[Filter], given: Sequence[Filter]) -> Plan:
-    return Plan("names", tuple(words), tuple(each for each in given if not each.word_scan))
+class _Costs:
+    """What is known of how many rows each filter finds."""
+
+    def __init__(self, connection: Connection, date: Filter | None) -> None:
+        self._connection = connection
+        self._date = date
+        self._within = f" AND {on_words(date)}" if date is not None else ""
+        self._counts: dict[int, float] = {}
+        self.total = float(_UNKNOWN)
+
+    def of(self, one: Filter) -> float:
+        """The rows of a filter, counted as far as that mattered."""
+        return self._counts[id(one)]
+
+    def count(self, indexed: list[Filter], words: list[Filter]) -> None:
+        """Bounded counts of all, in one statement."""
+        selects = [f"SELECT FROM ({each.candidates}) AS c LIMIT {_MOST}" for each in indexed]
+        selects += [f"{self._scan(each)} LIMIT {_COMMON}" for each in words]
+        parts = ["(SELECT reltuples FROM pg_class WHERE oid = 'studies'::regclass)"]
+        parts += [f"(SELECT count(*) FROM ({select}) AS c)" for select in selects]
+        total, *counts = self._execute(f"SELECT {', '.join(parts)}", [*indexed, *words])
+        self.total = total if total > 0 else _UNKNOWN
+        self._counts = {id(each): count for each, count in zip([*indexed, *words], counts, strict=True)}
+
+    def walk_us(self, rarest: Filter | None) -> float:
+        """What a walk costs until a page is full, if the filters other than the rarest pass all; microseconds."""
+        dated = self.of(self._date) if self._date is not None else self.total
+        if dated >= _MOST:
+            dated = self.total
+        share = 1.0 if rarest is None or rarest is self._date else max(self.of(rarest), 1) / self.total
+        return min(dated, _PAGE / min(share, 1.0)) * _WALK_US
+
+    def names_us(self, words: list[Filter]) -> tuple[float, float]:
+        """What reading the rows of a word costs, and what a walk that looks for them; puts the cheapest word first."""
+        for each in words:
+            self._counts[id(each)] = max(self.of(each), self._estimated(self._scan(each), [each]))
+        words.sort(key=self.of)
+        scanned, *others = words
+        dated = self.total
+        if self._date is not None:
+            dated = max(self.of(self._date), self._estimated(self._date.candidates, [self._date]))
+        tests = " AND ".join(each.word_test for each in others) or "true"
+        sample = f"{self._scan(scanned, '*')} {_order(scanned)} LIMIT {_SAMPLE}"
+        read, matching = self._execute(f"SELECT count(*), count(*) FILTER (WHERE {tests}) FROM ({sample}) AS n", words)
+        share = max(matching, 1) / max(read, 1)
+        having = self.of(scanned)
+        rows = min(having, _PAGE / share) if _order(scanned) else having
+        walked = min(dated, _PAGE / share * max(dated / having, 1))
+        return rows * _WORD_US + min(rows * share, _PAGE) * _LOOKUP_US, walked * _WALK_US
+
+    def _scan(self, word: Filter, selected: str = "") -> str:
+        return f"SELECT {selected} FROM name_words AS n WHERE {word.word_scan}{self._within}"
+
+    def _estimated(self, select: str, used: list[Filter]) -> float:
+        """The rows that PostgreSQL expects."""
+        (explained,) = self._execute(f"EXPLAIN (FORMAT JSON) {select}", used)
+        return float(explained[0]["Plan"]["Plan Rows"])
+
+    def _execute(self, sql: str, used: Sequence[Filter]) -> tuple[Any, ...]:
+        filters = [*used, *((self._date,) if self._date is not None else ())]
+        values = {key: value for each in filters for key, value in each.values.items()}
+        row = self._connection.execute(sql.encode(), values, prepare=False).fetchone()
+        assert row is not None
+        return row
 
 
-def _without(given: Sequence[Filter], one: Filter) -> tuple[Filter, ...]:
-    return tuple(each for each in given if each is not one)
+def on_words(date: Filter) -> str:
+    """The test of a range of study dates on a row `n` of name_words."""
+    return date.test.replace("s.study_date", "n.study_date")
 
 
-def _counts(connection: Connection, indexed: list[Filter], words: list[Filter]) -> tuple[float, dict[int, int]]:
-    """About how many studies there are, and how many each filter finds, as far as that matters."""
-    limited = [(each, _MOST) for each in indexed] + [(each, _COMMON) for each in words]
-    parts = ["(SELECT reltuples FROM pg_class WHERE oid = 'studies'::regclass)"]
-    parts += [f"(SELECT count(*) FROM ({each.candidates} LIMIT {limit}) AS c)" for each, limit in limited]
-    values = {key: value for each, _ in limited for key, value in each.values.items()}
-    row = connection.execute(f"SELECT {', '.join(parts)}".encode(), values, prepare=False).fetchone()
-    assert row is not None
-    total = row[0] if row[0] > 0 else _UNKNOWN
-    return total, {id(each): count for (each, _), count in zip(limited, row[1:], strict=True)}
-
-
-def _name_is_cheaper(
-    connection: Connection, words: list[Filter], date: Filter | None, total: float, dated: float
-) -> bool:
-    """Whether reading all rows of the word costs less than walking until a page is full."""
-    scanned, *others = words
-    tests = " AND ".join(each.word_test for each in others) or "true"
-    values = {key: value for each in (*words, *((date,) if date else ())) for key, value in each.values.items()}
-    scan = f"SELECT * FROM name_words AS n WHERE {scanned.word_scan}"
-    sample = f"SELECT count(*), count(*) FILTER (WHERE {tests}) FROM ({scan} LIMIT {_SAMPLE}) AS n"
-    read, matching = connection.execute(sample.encode(), values, prepare=False).fetchone() or (0, 0)
-    having = float(read)
-    if read == _SAMPLE:
-        explained = connection.execute(f"EXPLAIN (FORMAT JSON) {scan}".encode(), values, prepare=False).fetchone()
-        having = max(having, explained[0][0]["Plan"]["Plan Rows"] if explained else 0)
-    if date is None or dated >= _MOST:
-        dated = total
-    chance = max(matching, 1) / max(read, 1) * having / total
-    walked = min(dated, _PAGE / chance)
-    return bool(having * _WORD_US < walked * _WALK_US)
+def _order(word: Filter) -> str:
+    """The order in which the rows of one word stand in the index; '' for several words."""
+    return "ORDER BY n.study_date DESC NULLS LAST, n.study_fk DESC" if " = %" in word.word_scan else ""

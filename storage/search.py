@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 from storage.attributes import Attribute, Level
 from storage.conditions import filters_of
-from storage.criteria import Dates, Moments, Query
+from storage.criteria import Dates, Query
 from storage.database import Connection
 from storage.matching import Filter
-from storage.planning import Plan, plan
+from storage.planning import Plan, completed, on_words, plan
 
 __all__ = ["Row", "Total", "keys", "rows", "total"]
 
@@ -110,17 +110,15 @@ class _Search:
     def __init__(self, connection: Connection, query: Query) -> None:
         self._level = query.level
         self._at: dict[int, Level] = {}  # the level at which a filter is tested, by its identity
-        filters: list[Filter] = []
-        date = None
+        self._filters: list[Filter] = []
+        self._date: Filter | None = None  # a range of study dates
         for n, condition in enumerate(query.conditions):
-            for each in filters_of(condition, query.level, query.zone, f"c{n}"):
-                filters.append(each)
+            for each in completed(connection, filters_of(condition, query.level, query.zone, f"c{n}")):
+                self._filters.append(each)
                 self._at[id(each)] = max(query.level, condition.attribute.level)
-                if condition.attribute.keyword == "StudyDate" and isinstance(condition.match, Dates | Moments):
-                    date = each
-        self._filters = filters
-        self._date = date
-        self._plan = plan(connection, filters, date)
+                if condition.attribute.keyword == "StudyDate" and isinstance(condition.match, Dates):
+                    self._date = each if "moment_of" not in each.test else None
+        self._plan = plan(connection, self._filters, self._date)
 
     @property
     def values(self) -> dict[str, Any]:
@@ -162,9 +160,9 @@ class _Search:
     def _by_name(self) -> str:
         scanned, *others = self._plan.driver
         tests = [scanned.word_scan, *(each.word_test for each in others)]
-        if self._date is not None and "moment_of" not in self._date.test:
-            tests.append(self._date.test.replace("s.study_date", "n.study_date"))
-        unique = "" if " = " in scanned.word_scan else "DISTINCT "
+        if self._date is not None:
+            tests.append(on_words(self._date))
+        unique = "" if " = %" in scanned.word_scan else "DISTINCT "
         return (
             f"SELECT {unique}n.study_date, n.study_fk FROM name_words AS n WHERE {' AND '.join(tests)}"
             " ORDER BY n.study_date DESC NULLS LAST, n.study_fk DESC OFFSET 0"

@@ -1,10 +1,16 @@
 -- What queries need beyond the tables: order by date within a name, counts without touching rows, times as times.
 
--- The date of the study stands beside each word, so that a name with a date range is answered inside the index.
+-- The date of the study stands beside each word: the latest studies with a word, or those of a range of dates, are one
+-- piece of the index, and the other words are tested inside it.
 ALTER TABLE name_words ADD COLUMN study_date date;
 UPDATE name_words SET study_date = studies.study_date FROM studies WHERE study_pk = study_fk;
 ALTER TABLE name_words DROP CONSTRAINT name_words_pkey;
-ALTER TABLE name_words ADD PRIMARY KEY (word, study_fk) INCLUDE (words, study_date);
+DROP INDEX name_words_study;
+ALTER TABLE name_words ADD PRIMARY KEY (study_fk, word);
+CREATE INDEX name_words_word ON name_words (word, study_date DESC NULLS LAST, study_fk DESC) INCLUDE (words);
+
+-- Names that begin so; the same names are kept once.
+CREATE INDEX studies_name ON studies (patient_name_key);
 
 CREATE FUNCTION redate_name_words() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
