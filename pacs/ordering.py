@@ -37,7 +37,7 @@ class InvalidOrder(InvalidInput):
 
     def __init__(self, path: str, message: str) -> None:
         super().__init__(f"{path}: {message}")
-        self.path = path
+        self.path, self.message = path, message
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,8 +108,9 @@ class Processor:
                 with self._database.transaction() as connection:
                     done = once(connection)
         except InvalidOrder as error:
-            missing = str(error).endswith("Field required")
-            raise Failure("AE", 101 if missing else 102, str(error), location_of(error.path)) from None
+            location = location_of(error.path)
+            text = f"{'-'.join(location.split('^')[::2]) or error.path}: {error.message}"
+            raise Failure("AE", 101 if error.message == "Field required" else 102, text, location) from None
         except Conflict as error:
             raise Failure("AE", 206, str(error)) from None
         except NotFound as error:
