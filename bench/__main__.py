@@ -19,7 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]
 
-from bench import flag, idle, ingest, latency, query, retrieve, scale, soak, startup  # noqa: E402
+from bench import flag, idle, ingest, latency, query, retrieve, retrieve_web, scale, soak, startup  # noqa: E402
 from bench.table import Row, keep, machine, show  # noqa: E402
 
 
@@ -80,6 +80,7 @@ def _benches(options: argparse.Namespace) -> dict[str, Callable[[Path], list[Row
         "latency": partial(latency.run, quick=quick),
         "query": partial(query.run, quick=quick, peers=peers),
         "retrieve": partial(retrieve.run, quick=quick, peers=peers),
+        "retrieve-web": partial(retrieve_web.run, quick=quick, peers=peers),
         "scale": partial(scale.run, quick=quick),
         "scale-ingest": partial(scale.run_ingest, quick=quick),
     }
