@@ -37,12 +37,14 @@ from storage.errors import (
 from storage.indexing import Indexed, Indexer
 from storage.objects import Buffer, ObjectStore, ObjectWriter
 from storage.objects.keys import new_key
+from storage.removal import DEFAULT_POLICY, RejectionPolicy
 from storage.studies import InstanceHeader, Outcome, Received
 
-__all__ = ["Arrival", "Incoming", "Ingest"]
+__all__ = ["KEY_OBJECT", "Arrival", "Incoming", "Ingest"]
 
 log = structlog.get_logger()
 
+KEY_OBJECT = "1.2.840.10008.5.1.4.1.1.88.59"
 _HELD_BYTES = 256 << 10  # how long an object waits for its Study Instance UID
 _DEFAULT_MAX_OBJECT_BYTES = 4 << 30
 _DATA_ERRORS = ("22", "23", "54")  # SQLSTATE classes: data exception, constraint, program limit
@@ -79,6 +81,7 @@ class Ingest:
         arrival: priority and latest due time from the header, the time of arrival and the site.
         max_object_bytes: a longer data set is refused with `ObjectTooLarge`.
         site_of: the site from the sender's AE title and address.
+        rejection: what becomes of rejection notes.
     """
 
     def __init__(
@@ -90,9 +93,10 @@ class Ingest:
         arrival: Callable[[InstanceHeader, dt.datetime, str], Arrival],
         max_object_bytes: int = _DEFAULT_MAX_OBJECT_BYTES,
         site_of: Callable[[str, str], str] = lambda _aet, _address: "",
+        rejection: RejectionPolicy = DEFAULT_POLICY,
     ) -> None:
         self.database, self.store, self.max_object_bytes = database, store, max_object_bytes
-        self._screen, self._arrival, self._site_of = screen, arrival, site_of
+        self._screen, self._arrival, self._site_of, self._rejection = screen, arrival, site_of, rejection
         self._indexer = Indexer(database)
         self._commits: GroupCommit[Received, Indexed] = GroupCommit(self._index)
         self._announcer = Announcer(database)
@@ -167,8 +171,19 @@ class Ingest:
         if not indexed.keep_object:
             self._drop(durable.key)
         if indexed.outcome == "stored":
+            if header.sop_class == KEY_OBJECT:
+                self._apply_note(header.sop_uid)
             self._announcer.announce(asked=not received.not_eligible)
         return indexed.outcome
+
+    def _apply_note(self, sop_uid: str) -> None:
+        """A key object document may reject instances; what fails here is done by the exchange process."""
+        from pacs import rejection  # noqa: PLC0415 - pydicom only when there is a note
+
+        try:
+            rejection.apply(self.database, self.store, sop_uid, self._rejection)
+        except Unavailable as error:
+            log.warning("rejection note waits", sop_uid=sop_uid, error=type(error).__name__)
 
     def _explain(self, error: Exception, sop_uid: str, durable: _Durable, source: _Source) -> NoReturn:
         """Say what an error of the index means for the object, and raise that."""
@@ -241,7 +256,6 @@ class Incoming:
         """
         for chunk in chunks:
             self._size += len(chunk)
-            self._digest.update(chunk)
             if self._reading:
                 self._read_header(chunk)
         if self._size > self._ingest.max_object_bytes:
@@ -252,6 +266,8 @@ class Incoming:
             self._held += map(bytes, chunks)
         else:
             self._open(chunks)
+        for chunk in chunks:  # last, while the disk is at work already
+            self._digest.update(chunk)
 
     def commit(self) -> Outcome:
         """Make the object durable, then visible.
