@@ -51,8 +51,9 @@ class District:
         return uids
 
     def send_to(self, port: int, *, name: str = "province", url: str = "", **over: Any) -> None:
-        """A destination on this machine that gets everything."""
-        peer = peers.Peer(name=name, aet=over.pop("aet", "SANGLOC"), host="127.0.0.1", port=port, dicomweb_url=url)
+        """A destination on this machine that gets everything; without a port it has DICOMweb only."""
+        dimse = {"aet": over.pop("aet", "SANGLOC"), "host": "127.0.0.1", "port": port} if port else {}
+        peer = peers.Peer(name=name, dicomweb_url=url, **dimse)
         with self.database.transaction() as connection:
             peers.put(connection, peer, "test")
             destinations.put(connection, Destination(**{"name": name, "peer": name, "method": "dimse", **over}), "test")
