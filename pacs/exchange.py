@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import structlog
 
-from pacs import forwarding, metadata, ordertasks, reporting
+from pacs import forwarding, metadata, ordertasks, removing, reporting
 from pacs.tasks import Exchange, Task
 from storage.errors import Unavailable
 
@@ -25,6 +25,7 @@ TASKS: tuple[tuple[str, Task], ...] = (
     ("commitment", reporting.report_commitments),
     ("forwarding", forwarding.forward),
     ("metadata", metadata.settle),
+    ("removal", removing.remove),
     ("orders", ordertasks.follow_orders),
     ("hl7", ordertasks.listen),
 )

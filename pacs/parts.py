@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pacs.tasks import ExchangeConfig
     from storage.database import Database
     from storage.objects import ObjectStore
+    from storage.removal import RejectionPolicy
 
 __all__ = [
     "api_config",
@@ -45,6 +46,7 @@ __all__ = [
     "object_store",
     "order_promise",
     "receiver_policy",
+    "rejection_policy",
     "run_api",
     "run_exchange",
     "run_receiver",
@@ -216,7 +218,16 @@ def exchange_config(settings: Settings, listen_fd: int | None = None) -> Exchang
         timeout_s=calling.timeout_s,
         hl7=hl7_config(settings, listen_fd),
         settle_s=settings.exchange.settle_s,
+        rejection=rejection_policy(settings),
     )
+
+
+def rejection_policy(settings: Settings) -> RejectionPolicy:
+    """How long what was removed can be restored, and whose rejection notes count."""
+    from storage.removal import RejectionPolicy
+
+    chosen = settings.removal
+    return RejectionPolicy(chosen.grace_days if chosen.purge else None, chosen.accept_notes_from)
 
 
 def hl7_config(settings: Settings, listen_fd: int | None = None) -> Hl7Config | None:
@@ -280,6 +291,7 @@ def ingest(settings: Settings, part: str = "ingest") -> Ingest:
         arrival=arrive,
         max_object_bytes=settings.dicom.max_object_bytes,
         site_of=site_of(settings),
+        rejection=rejection_policy(settings),
     )
 
 

@@ -23,6 +23,7 @@ __all__ = [
     "Log",
     "Objects",
     "Peer",
+    "Removal",
     "Search",
     "Section",
     "Settings",
@@ -215,6 +216,18 @@ class Exchange(Section):
     )
 
 
+class Removal(Section):
+    """What was deleted or rejected: how long it can be restored, and whose rejection notes are applied."""
+
+    grace_days: Annotated[float, Field(gt=0, le=36_500)] = Field(
+        default=30.0, description="what was deleted or rejected can be restored for so many days, then it is purged"
+    )
+    purge: bool = Field(default=True, description="remove rows and objects after that; false: hide them for ever")
+    accept_notes_from: tuple[AETitle, ...] = Field(
+        default=(), description="calling AE titles whose rejection notes (IHE IOCM) are applied; empty: all"
+    )
+
+
 class Hl7(Section):
     """HL7 version 2 messages over MLLP: orders and patient updates."""
 
@@ -265,6 +278,7 @@ class Settings(Section):
     worker: Worker = Worker()
     triage: Triage = Triage()
     exchange: Exchange = Exchange()
+    removal: Removal = Removal()
     hl7: Hl7 = Hl7()
     sites: tuple[Site, ...] = Field(default=(), description="sites with their AE titles, waits and operating points")
     log: Log = Log()

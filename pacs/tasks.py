@@ -23,6 +23,7 @@ from psycopg import sql
 from storage.database import Connection, Database
 from storage.errors import DatabaseUnavailable
 from storage.objects import ObjectStore
+from storage.removal import DEFAULT_POLICY, RejectionPolicy
 
 if TYPE_CHECKING:
     from pacs.hl7.config import Hl7Config
@@ -45,6 +46,7 @@ class ExchangeConfig:
     timeout_s: float = 30.0  # longest silence of a peer that we talk to
     hl7: Hl7Config | None = None  # None: no HL7 messages are taken
     settle_s: float = 60.0  # a study is complete when nothing new came to it for so long
+    rejection: RejectionPolicy = DEFAULT_POLICY  # how long what was removed can be restored, whose notes count
 
 
 class Bells:

@@ -17,8 +17,8 @@ from storage.database import Connection
 from storage.errors import Conflict, InvalidInput, NotFound
 
 __all__ = [
-    "REASONS", "RETURNING", "Code", "Reason", "Scope", "hide", "reject", "remove", "resent", "restore",
-    "restore_change",
+    "DEFAULT_POLICY", "REASONS", "RETURNING", "Code", "Reason", "RejectionPolicy", "Scope", "hide", "hide_note",
+    "reject", "remove", "resent", "restore", "restore_change",
 ]  # fmt: skip
 
 Reason = Literal["quality", "patient_safety", "wrong_worklist", "retention_expired"]
@@ -39,6 +39,22 @@ REASONS: dict[str, Code] = {
 }
 RETURNING = ("retention_expired",)
 """Reasons after which a resend brings an instance back, as it does after a deletion: nothing was wrong with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class RejectionPolicy:
+    """What the settings say about hidden instances."""
+
+    grace_days: float | None = 30.0  # after which they are purged; None: never
+    accept_from: tuple[str, ...] = ()  # calling AE titles whose notes are applied; (): everybody's
+
+    @property
+    def grace(self) -> dt.timedelta | None:
+        """How long what was hidden can be restored; None: for ever."""
+        return None if self.grace_days is None else dt.timedelta(days=self.grace_days)
+
+
+DEFAULT_POLICY = RejectionPolicy()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +115,11 @@ def remove(
         connection, kind, by, [scope.study_uid], detail=detail, note_uid=note_uid, purge_after=_later(grace)
     )
     _refer(connection, change.change_pk, [uid for _, uid, _ in found])
+    if note_uid:
+        connection.execute(
+            "INSERT INTO rejection_notes (sop_uid, state, change_fk) VALUES (%s, 'due', %s)",
+            (note_uid, change.change_pk),
+        )
     hide(connection, [pk for pk, _, _ in found])
     changes.settle(connection, [study for _, _, study in found])
     return change
@@ -139,6 +160,25 @@ def hide(connection: Connection, instance_pks: Sequence[int]) -> None:
         " AND state = 'waiting' FOR UPDATE SKIP LOCKED))",
         (keys,),
     )
+
+
+def hide_note(connection: Connection, sop_uid: str, change_pk: int) -> None:
+    """A rejection note that was applied stays stored and is not shown. A study that was read stays read."""
+    connection.execute(
+        "UPDATE rejection_notes SET state = 'applied', change_fk = %s WHERE sop_uid = %s", (change_pk, sop_uid)
+    )
+    found = connection.execute(
+        "UPDATE instances SET hidden = true WHERE sop_uid = %s RETURNING study_fk", (sop_uid,)
+    ).fetchone()
+    if found is None:
+        return
+    connection.execute(
+        "UPDATE worklist SET state = 'read' WHERE study_fk = %(study)s AND state = 'open' AND read_at IS NOT NULL"
+        " AND NOT EXISTS (SELECT FROM series JOIN instances ON series_fk = series_pk WHERE series.study_fk = %(study)s"
+        " AND NOT instances.hidden AND received_at > worklist.read_at)",
+        {"study": found[0]},
+    )
+    changes.settle(connection, [found[0]])
 
 
 def restore(connection: Connection, scope: Scope, by: By) -> Change:

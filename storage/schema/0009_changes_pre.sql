@@ -27,6 +27,7 @@ ALTER TABLE scores ADD reason text NOT NULL DEFAULT '', ADD listed jsonb NOT NUL
 
 -- State 'hidden' takes a study off the list; it comes back in this state.
 ALTER TABLE worklist ADD hidden_state text;
+CREATE INDEX worklist_score ON worklist (score_fk) WHERE score_fk IS NOT NULL;  -- scores that are purged
 
 CREATE TABLE changes (
     change_pk   bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -66,17 +67,25 @@ CREATE INDEX removed_instances_change ON removed_instances (change_fk);
 -- Key object documents that came in and were not looked into yet (index_instances notes them), and those that reject.
 CREATE TABLE rejection_notes (
     sop_uid    text COLLATE "C" PRIMARY KEY,
-    state      text NOT NULL DEFAULT 'waiting',     -- waiting | applied | refused
+    state      text NOT NULL DEFAULT 'waiting',     -- waiting | due (ours, to be written) | applied | refused
     error      text NOT NULL DEFAULT '',
     change_fk  bigint REFERENCES changes,
     noted_at   timestamptz NOT NULL DEFAULT clock_timestamp()
 );
-CREATE INDEX rejection_notes_waiting ON rejection_notes (noted_at) WHERE state = 'waiting';
+CREATE INDEX rejection_notes_waiting ON rejection_notes (noted_at) WHERE state IN ('waiting', 'due');
 
 -- Objects whose rows are gone: deleted from the store after the commit that wrote this.
 CREATE TABLE purged_objects (
     object_key  text COLLATE "C" PRIMARY KEY
 );
+
+-- The metadata object of a series goes with its row (a version that was replaced is deleted by who replaces it).
+CREATE FUNCTION purge_metadata() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO purged_objects (object_key) VALUES (OLD.object_key) ON CONFLICT DO NOTHING;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER series_metadata_purged AFTER DELETE ON series_metadata FOR EACH ROW EXECUTE FUNCTION purge_metadata();
 
 CREATE FUNCTION lock_changes() RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
