@@ -15,10 +15,10 @@ def segment(name: str, fields: dict[int, str]) -> str:
 
 
 def message(kind: str, *segments: str, **header: Any) -> bytes:
-    """MSH and segments; `control`, `sender`, `charset`, `version`, `processing`, `at` as header, `codec` for the bytes."""
+    """MSH and segments; `control`, `sender`, `charset`, `version`, `processing`, `at`, and `codec` for the bytes."""
     fields = {
-        3: header.get("sender", "HIS"), 4: "BVA", 5: "RIS", 6: "SANGLOC", 7: header.get("at", "20261122070000"), 9: kind,
-        10: header.get("control") or f"C{next(_numbers)}", 11: header.get("processing", "P"),
+        3: header.get("sender", "HIS"), 4: "BVA", 5: "RIS", 6: "SANGLOC", 7: header.get("at", "20261122070000"),
+        9: kind, 10: header.get("control") or f"C{next(_numbers)}", 11: header.get("processing", "P"),
         12: header.get("version", "2.5"), 18: header.get("charset", "UNICODE UTF-8"),
     }  # fmt: skip
     first = "MSH|^~\\&|" + "|".join(fields.get(n, "") for n in range(3, 19))
