@@ -296,10 +296,10 @@ def commitments(here: Here, _: Actor, cursor: Before = None, limit: Limit = 50) 
 
 
 @router.post("/commitments/{number}/retry", status_code=204, responses=responses(401, 403, 404, 422, 503))
-def retry_commitment(here: Here, _: Actor, number: Number) -> None:
+def retry_commitment(here: Here, actor: Actor, number: Number) -> None:
     """Check and report again."""
     with here.database.transaction() as connection:
-        commitment.retry(connection, number)
+        commitment.retry(connection, number, actor)
     with here.database.autocommit() as connection:
         connection.execute("SELECT pg_notify(%s, '')", (commitment.CHANNEL,))
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from psycopg.rows import class_row
 
+from storage import audit
 from storage.database import Connection
 from storage.errors import Conflict, NotFound
 
@@ -166,7 +167,7 @@ def fail(connection: Connection, commitment_pk: int, error: str, *, again_s: flo
     return found is not None and found[0] == "dead"
 
 
-def retry(connection: Connection, commitment_pk: int) -> None:
+def retry(connection: Connection, commitment_pk: int, actor: str) -> None:
     """Check and report again at once, whatever came of it before; raises `NotFound`. The caller notifies."""
     if not connection.execute(
         "UPDATE commitments SET state = 'waiting', failures = NULL, attempts = 0, run_after = now(),"
@@ -174,6 +175,7 @@ def retry(connection: Connection, commitment_pk: int) -> None:
         (commitment_pk,),
     ).rowcount:
         raise NotFound(f"There is no storage commitment {commitment_pk}.")
+    audit.add(connection, actor, "commitment.retried", detail={"commitment": commitment_pk})
 
 
 def next_due_s(connection: Connection) -> float | None:

@@ -14,8 +14,9 @@ from pydicom.dataset import Dataset
 from pynetdicom import AE, evt
 from raw_dicom import CT, data_set
 
+from pacs import committing, reporting
 from pacs import exchange as process
-from pacs import reporting
+from pacs.dimse.status import COMMITMENT_STATUSES
 from pacs.reporting import report_commitments
 from pacs.tasks import Exchange
 from storage import commitment, peers
@@ -278,3 +279,11 @@ def test_a_request_whose_receiver_died_is_worked_off_by_the_exchange(
     eventually(lambda: state(database) == [(f"{ROOT}.9", "reported")])
     assert time.monotonic() - started > 0.9
     assert modality.outcome() == (1, f"{ROOT}.9", stored_uids, {})
+
+
+def test_the_conformance_statement_shows_the_statuses() -> None:
+    document = (Path(__file__).parents[2] / "docs" / "conformance.md").read_text()
+    rows = [f"| {s.code:04X} | {s.meaning} | {s.clause} | {s.when} |\n" for s in COMMITMENT_STATUSES]
+    assert "".join(rows) in document
+    reasons = (committing.PROCESSING_FAILURE, committing.NO_SUCH_INSTANCE, committing.CLASS_CONFLICT)
+    assert all(f"\n| {reason:04X} | " in document.split("Failure reason")[1] for reason in reasons)
