@@ -37,6 +37,32 @@ def refused_within(database: Database, seconds: float) -> None:
     assert time.monotonic() - began < seconds
 
 
+def test_a_frozen_server_is_given_up_and_used_again_when_it_thaws(server: EmbeddedPostgres) -> None:
+    database = Database(server.start(), statement_timeout_s=0.4)
+    with database.autocommit() as connection:
+        backend = connection.info.backend_pid
+        os.kill(backend, signal.SIGSTOP)  # the kernel still takes what we send
+        try:
+            began = time.monotonic()
+            with pytest.raises(psycopg.OperationalError):
+                connection.execute("SELECT 1")
+            assert time.monotonic() - began < SOON_S
+        finally:
+            os.kill(backend, signal.SIGCONT)
+    database.check()
+    database.close()
+
+
+def test_long_work_within_the_limits_of_the_server_is_left_alone(server: EmbeddedPostgres) -> None:
+    database = Database(server.start(), statement_timeout_s=0.6)
+    with database.transaction() as connection:
+        deadline = time.monotonic() + 3
+        while time.monotonic() < deadline:
+            connection.execute("SELECT pg_sleep(0.05)")
+            time.sleep(0.05)  # a watch that counts only time in use would end this
+    database.close()
+
+
 def test_a_transaction_is_committed_on_leaving_and_undone_by_an_error(database: Database) -> None:
     def write(worker: str, error: Exception | None = None) -> None:
         with database.transaction() as connection:
