@@ -130,9 +130,9 @@ def with_steps(content: Document, status: Callable[[tuple[str, str], str], str])
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """Dotted path, value before and after of everything that differs; None where there was nothing."""
+    """Dotted path, value before and after of everything that differs, by path; None where there was nothing."""
     old, new = dict(_leaves(before)), dict(_leaves(after))
-    return [(path, old.get(path), new.get(path)) for path in {**old, **new} if old.get(path) != new.get(path)]
+    return [(path, old.get(path), new.get(path)) for path in sorted({**old, **new}) if old.get(path) != new.get(path)]
 
 
 def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -39,7 +39,7 @@ def statuses(content: dict[str, Any]) -> list[str]:
 def test_only_what_is_given_changes():
     before = document(comments="as before")
     after = merged(before, {"priority": "STAT", "patient": {"sex": "F"}})
-    assert differences(before, after) == [("priority", "ROUTINE", "STAT"), ("patient.sex", "", "F")]
+    assert differences(before, after) == [("patient.sex", "", "F"), ("priority", "ROUTINE", "STAT")]
 
 
 def test_none_takes_away():
