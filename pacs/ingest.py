@@ -130,20 +130,11 @@ class Ingest:
     def _index_alone(self, received: Received) -> Indexed | BaseException:
         try:
             (indexed,) = self._indexer.index([received])
-            if not indexed.keep_object and self._is_served(received):  # the failed attempt had stored it after all
-                return Indexed("stored", keep_object=True)
         except (SanglocError, psycopg.Error, ValueError) as error:
             if isinstance(error, DatabaseUnavailable):
                 return _of_unknown_outcome(error)
             return error
         return indexed
-
-    def _is_served(self, received: Received) -> bool:
-        with self.database.autocommit() as connection:
-            found = connection.execute(
-                "SELECT object_key FROM instances WHERE sop_uid = %s", (received.header.sop_uid,)
-            ).fetchone()
-        return found is not None and found[0] == received.object_key
 
     def _commit(self, header: InstanceHeader, durable: _Durable, source: _Source) -> Outcome:
         """Make a durable object visible; return when that is committed."""
