@@ -150,7 +150,7 @@ class _Key:
             return None, False
         if len(values) > _MAX_VALUES or max(map(len, values)) > _MAX_CHARACTERS:
             raise self._malformed(f"more than {_MAX_VALUES} values, or one of more than {_MAX_CHARACTERS} characters")
-        return self._values(values), True
+        return self._values([value for value in values if value]), True
 
     def _values(self, values: Sequence[str]) -> Match | None:
         kind = self._attribute.kind

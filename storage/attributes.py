@@ -57,9 +57,13 @@ class Attribute:
         """The highest level at which it can be returned."""
         return min(self.columns)
 
+    def place(self, level: Level) -> Level:
+        """The level whose row has it in a query of `level`: the nearest one, or one below if none above has it."""
+        return max((one for one in self.columns if one <= level), default=self.level)
+
     def column(self, level: Level) -> str:
         """Its SQL in a query of this level; '' where it lies below."""
-        return self.columns[max(above)] if (above := [one for one in self.columns if one <= level]) else ""
+        return self.columns[self.place(level)] if self.level <= level else ""
 
 
 _P, _S, _E, _I = Level

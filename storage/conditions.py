@@ -198,7 +198,7 @@ class _Filters:
 
 
 def _regexes(value: str, match: Names) -> list[str]:
-    return [names.word_regex(word) for word in names.words(value)] if match.fuzzy else names.pattern_regexes(value)
+    return names.fuzzy_regexes(value) if match.fuzzy else names.pattern_regexes(value)
 
 
 def _comparable(match: Texts) -> list[str]:

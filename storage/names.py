@@ -6,7 +6,7 @@ import re
 import unicodedata
 from functools import lru_cache
 
-__all__ = ["display", "fold", "pattern_beginning", "pattern_regexes", "pattern_words", "word_regex", "words"]
+__all__ = ["display", "fold", "fuzzy_regexes", "pattern_beginning", "pattern_regexes", "pattern_words", "words"]
 
 _NOT_WORD = re.compile(r"[\W_]+")
 _STROKES = str.maketrans({"đ": "d", "Đ": "d", "ł": "l", "Ł": "l", "ø": "o", "Ø": "o"})  # no decomposition in Unicode
@@ -37,9 +37,11 @@ def display(person_name: str) -> str:
 # ---- matching of a written pattern (PS3.4 C.2.2.2.4), where `*` is any text and `?` any one character
 
 _SEPARATORS = r"[\s!-)+-/:-<>@\[-`{-~]"  # what is no letter or digit in ASCII, without the wildcards and `=`
-_MARKS = "[\u0300-\u036f]*"
+_MARKS = "[\u0300-\u036f\u3099\u309a]*"
 _PIECES = re.compile(r"\*+|\?|(?:(?![*?])[\W_])+|[^\W_]+")
-_LETTERS = (*range(0x41, 0x250), *range(0x370, 0x530), *range(0x1E00, 0x2000))  # Latin, Greek, Cyrillic, extended
+_LETTERS = (  # Latin, Greek, Cyrillic, their extensions, kana
+    *range(0x41, 0x250), *range(0x370, 0x530), *range(0x1E00, 0x2000), *range(0x3041, 0x30FB),
+)  # fmt: skip
 
 
 def pattern_words(pattern: str) -> list[tuple[str, bool]]:
@@ -48,11 +50,9 @@ def pattern_words(pattern: str) -> list[tuple[str, bool]]:
     found = []
     for n, piece in enumerate(pieces):
         before, behind = (pieces[at] if 0 <= at < len(pieces) else " " for at in (n - 1, n + 1))
-        if not _is_wild(piece) and piece != " " and not _is_wild(before):
-            found += [
-                (word[:_MAX_CHARACTERS], not _is_wild(behind) and len(word) <= _MAX_CHARACTERS)
-                for word in piece.split()
-            ]
+        if piece[0] not in "*? " and before == " ":
+            word = fold(piece)
+            found.append((word[:_MAX_CHARACTERS], behind == " " and len(word) <= _MAX_CHARACTERS))
     return found
 
 
@@ -75,21 +75,22 @@ def pattern_beginning(pattern: str) -> str:
     if "=" in pattern or not _is_alphabetic(pattern):
         return ""
     for piece in _pieces(pattern):
-        if _is_wild(piece):
+        if piece[0] in "*?":
             break
-        found.append(piece)
+        found.append(fold(piece) or " ")
     listed = "".join(found).split()
     usable = len(set(listed)) == len(listed) <= _MAX_WORDS and all(len(word) < _MAX_CHARACTERS for word in listed)
     return " ".join(listed) if usable else ""
 
 
+def fuzzy_regexes(text: str) -> list[str]:
+    """Regular expressions that a name must all match: each word of the text begins a word of the name."""
+    literals = [piece for piece in _pieces(text) if piece[0] not in "*? "]
+    return [f"(^|=|{_SEPARATORS}){_literal(piece)}" for piece in literals]
+
+
 def _is_alphabetic(pattern: str) -> bool:
     return fold(pattern).isascii()
-
-
-def word_regex(word: str) -> str:
-    """A regular expression for the beginning of a folded word."""
-    return f"(^|=|{_SEPARATORS}){_literal(word)}"
 
 
 def _group_regex(group: str) -> str:
@@ -111,22 +112,28 @@ def _piece_regex(piece: str) -> str:
 
 
 def _pieces(pattern: str) -> list[str]:
-    """Runs of wildcards, single blanks and folded literals; no blank at the start."""
+    """Wildcards, single blanks for what separates, and literals as written; no blank at the start."""
     found: list[str] = []
     for piece in _PIECES.findall(unicodedata.normalize("NFC", pattern)):
-        new = piece if _is_wild(piece) else fold(piece) or " "
+        new = piece if piece[0] in "*?" or fold(piece) else " "
         if new != " " or (found and found[-1] != " "):
             found.append(new)
     return found
 
 
-def _is_wild(piece: str) -> bool:
-    return piece.startswith(("*", "?"))
+def _literal(word: str) -> str:
+    return "".join(_letter(letter) + _MARKS for letter in word if not unicodedata.combining(letter))
 
 
-def _literal(folded: str) -> str:
-    parts = (f"{_SEPARATORS}+" if c == " " else f"[{_variants().get(c, c)}]{_MARKS}" for c in folded)
-    return "".join(parts)
+@lru_cache(maxsize=4096)
+def _letter(letter: str) -> str:
+    """A letter in any case and with any marks: what is folded to the same, or the letters that it is folded to."""
+    folded = fold(letter)
+    same = dict.fromkeys(
+        (letter, letter.lower(), letter.upper(), *(_variants().get(folded, folded) if len(folded) == 1 else ()))
+    )
+    alone = f"[{''.join(each for each in same if len(each) == 1)}]"
+    return alone if len(folded) == 1 else f"({alone}|{''.join(map(_letter, folded))})"
 
 
 @lru_cache(maxsize=1)

@@ -35,7 +35,7 @@ _EXPANDED = 64  # words that begin in one way; of more, the range is read
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How to come to the studies; `driver` is tested by the way itself."""
+    """How to come to the studies. Words as `driver` are tested on the way, the candidates of a key still must be."""
 
     way: Literal["keys", "names", "walk"]
     driver: tuple[Filter, ...] = ()  # keys: one filter; names: the words, of which the first is read

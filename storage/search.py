@@ -115,7 +115,8 @@ class _Search:
         for n, condition in enumerate(query.conditions):
             for each in completed(connection, filters_of(condition, query.level, query.zone, f"c{n}")):
                 self._filters.append(each)
-                self._at[id(each)] = max(query.level, condition.attribute.level)
+                # From the level of studies on, a patient is tested with its study.
+                self._at[id(each)] = max(condition.attribute.place(query.level), min(query.level, Level.STUDY))
                 if condition.attribute.keyword == "StudyDate" and isinstance(condition.match, Dates):
                     self._date = each if "moment_of" not in each.test else None
         self._plan = plan(connection, self._filters, self._date)
@@ -150,7 +151,8 @@ class _Search:
     def _studies(self) -> tuple[str, list[str]]:
         """Where studies come from, and what they are tested for."""
         chosen: Plan = self._plan
-        conditions = ["NOT s.hidden", *self._tests(Level.STUDY, without=chosen.driver), *self._below()]
+        tested = chosen.driver if chosen.way == "names" else ()  # candidates by key may be more than what matches
+        conditions = ["NOT s.hidden", *self._tests(Level.STUDY, without=tested), *self._below()]
         if chosen.way == "keys":
             conditions.append(f"s.study_pk = ANY(ARRAY({chosen.driver[0].candidates}))")
         if chosen.way != "names":

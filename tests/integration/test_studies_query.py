@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from storage import matching, studies
+from storage import planning, studies
 from storage.database import Database
 from storage.studies import Indexer, Received
 
@@ -32,7 +32,7 @@ def filled(database: Database, make_received: Make) -> Database:
     return database
 
 
-@pytest.mark.parametrize("rare", [0, matching._RARE], ids=["walking", "driven"])
+@pytest.mark.parametrize("cheap", [True, False], ids=["at once", "by estimate"])
 @pytest.mark.parametrize(
     ("asked", "found"),
     [
@@ -58,10 +58,12 @@ def filled(database: Database, make_received: Make) -> Database:
     ],
 )
 def test_studies_are_found_latest_first(
-    filled: Database, monkeypatch: pytest.MonkeyPatch, asked: dict[str, Any], found: list[str], rare: int
+    filled: Database, monkeypatch: pytest.MonkeyPatch, asked: dict[str, Any], found: list[str], cheap: bool
 ) -> None:
-    monkeypatch.setattr(matching, "_RARE", rare)
-    monkeypatch.setattr(matching, "_COMMON", 50 if rare else 2)
+    if not cheap:  # as if there were many of all
+        monkeypatch.setattr(planning, "_CHEAP_US", 0)
+        monkeypatch.setattr(planning, "_COMMON", 2)
+        monkeypatch.setattr(planning, "_MOST", 2)
     with filled.autocommit() as connection:
         assert [study.study_uid for study in studies.find_studies(connection, **asked)] == found
 
