@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from pacs.dimse.sender import Kind, Originator, Sender, in_associations
+from pacs.dimse.sender import Kind, Originator, Patience, Sender, in_associations
 from pacs.dimse.status import CANNOT_COUNT, DESTINATION_UNKNOWN
 from pacs.dimse.suboperations import SubOperations, asked_for, refuse, serve
 from pacs.retrieve import Selection, StoredInstance
@@ -28,7 +28,6 @@ log = structlog.get_logger()
 
 _MOVE_DESTINATION = 0x0600
 _SLICE_S = 0.25  # of a pause between two attempts
-_GIVE_UP = 2  # objects in a row for which all attempts failed: the destination is dead
 
 
 def move(association: Association, request: Command) -> None:
@@ -63,8 +62,7 @@ def _run(
 class Destination:
     """A peer to which many objects go, on as few associations as their kinds need; a context manager.
 
-    A peer that breaks off or is silent is called again, `attempts` times for an object and with growing pauses. When
-    it cannot be reached, or two objects in a row fail so, nothing more is tried.
+    A peer that breaks off or is silent is called again, see `Patience`; once it is given up, nothing more is tried.
     """
 
     def __init__(
@@ -82,16 +80,12 @@ class Destination:
         self._group_of = {kind: number for number, group in enumerate(self._groups) for kind in group}
         self._senders: dict[int, Sender] = {}
         self._originator, self._tick = originator, tick
-        self._failed_in_a_row = 0
+        self._patience = Patience(policy, self._pause)
 
     def store(self, instance: StoredInstance) -> int | None:
         """The status of one C-STORE; None when the object cannot be sent. Raises what `tick` raises."""
-        if self._failed_in_a_row >= _GIVE_UP:
-            return None
         group = self._group_of.get((instance.sop_class, instance.transfer_syntax), 0)
-        for attempt in range(self._policy.attempts):
-            if attempt:
-                self._pause(self._policy.pause_s * 2 ** (attempt - 1))
+        for attempt in self._patience.attempts():
             try:
                 status = self._sender(group).send_stored(self._store, instance, self._originator)
             except PeerUnavailable as error:
@@ -100,9 +94,9 @@ class Destination:
                 log.warning("object not sent", sop_uid=instance.sop_uid, reason=str(error), peer=self._peer.name)
                 return None
             else:
-                self._failed_in_a_row = 0
+                self._patience.ended(success=True)
                 return status
-        self._failed_in_a_row += 1 if self._senders.pop(group, None) else _GIVE_UP
+        self._patience.ended(success=False, connected=self._senders.pop(group, None) is not None)
         return None
 
     def _sender(self, group: int) -> Sender:

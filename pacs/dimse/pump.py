@@ -43,7 +43,7 @@ class Pump:
     def __init__(self, wire: Wire, pool: BufferPool, peer_max_pdu_bytes: int, patience_s: float) -> None:
         self._wire, self._pool, self._patience_s = wire, pool, patience_s
         self._buffer = pool.take()
-        self._room = min(max(peer_max_pdu_bytes or _PDU_BYTES, _LEAST_PDU_BYTES), _PDU_BYTES) - 6
+        self._room = (min(max(peer_max_pdu_bytes or _PDU_BYTES, _LEAST_PDU_BYTES), _PDU_BYTES) - 6) & ~1
         stride = self._room + _PDATA.size
         self._starts = range(0, len(self._buffer) - stride + 1, stride)
         self._gaps = [self._buffer[at + _PDATA.size : at + stride] for at in self._starts]
@@ -109,6 +109,9 @@ class Pump:
         full = (count - 1) // self._room  # before the last fragment
         at, length = self._starts[full], count - full * self._room
         if last:
+            if length % 2:  # a data set that is broken in itself, but fragments must be even (PS3.8 E.1)
+                self._buffer[at + _PDATA.size + length] = 0
+                length += 1
             _PDATA.pack_into(self._buffer, at, P_DATA, length + 6, length + 2, context_id, _LAST)
         return self._buffer[: at + _PDATA.size + length]
 

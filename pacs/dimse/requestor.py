@@ -18,7 +18,7 @@ from pacs.dimse.tls import client_context
 from storage.errors import InvalidInput, PeerRefused, PeerUnavailable
 from storage.peers import Peer
 
-__all__ = ["EXPLICIT", "IMPLICIT", "CallerPolicy", "Requestor", "echo", "pool"]
+__all__ = ["EXPLICIT", "IMPLICIT", "CallerPolicy", "Requestor", "echo", "echo_on", "pool"]
 
 IMPLICIT, EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
 
@@ -215,11 +215,16 @@ class Requestor:
 def echo(peer: Peer, policy: CallerPolicy) -> int:
     """The status of a C-ECHO on an association of its own (PS3.4 A). Raises as `Requestor`."""
     with Requestor(peer, policy, [Proposal(VERIFICATION, (IMPLICIT, EXPLICIT))]) as association:
-        answer = association.request(
-            association.context_id(VERIFICATION),
-            {dimse.AFFECTED_SOP_CLASS: VERIFICATION.encode(), dimse.COMMAND_FIELD: dimse.C_ECHO_RQ},
-        )
-        return answer.number(dimse.STATUS) or 0
+        return echo_on(association)
+
+
+def echo_on(association: Requestor) -> int:
+    """The status of a C-ECHO on an association that has a context for it. Raises as `Requestor`."""
+    answer = association.request(
+        association.context_id(VERIFICATION),
+        {dimse.AFFECTED_SOP_CLASS: VERIFICATION.encode(), dimse.COMMAND_FIELD: dimse.C_ECHO_RQ},
+    )
+    return answer.number(dimse.STATUS) or 0
 
 
 def _what(error: w.WireError) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Self
 
 from pacs.dimse import command as dimse
@@ -15,7 +16,7 @@ from storage.errors import ObjectStoreUnavailable
 from storage.objects import ObjectStore
 from storage.peers import Peer
 
-__all__ = ["CallerPolicy", "Kind", "Originator", "Sender", "in_associations", "store_request"]
+__all__ = ["CallerPolicy", "Kind", "Originator", "Patience", "Sender", "in_associations", "store_request"]
 
 Kind = tuple[str, str]
 """SOP class and transfer syntax of stored objects (`pacs.retrieve.Selection.kinds`)."""
@@ -23,6 +24,7 @@ Kind = tuple[str, str]
 Originator = tuple[str, int]
 """Who asked for a C-MOVE: calling AE title and message id of its request (PS3.7 9.1.1.1.7)."""
 
+_LOSS = 0.9  # of all attempts in silence
 _PRIORITY, _ORIGINATOR_AET, _ORIGINATOR_ID = 0x0700, 0x1030, 0x1031
 
 
@@ -114,12 +116,44 @@ def proposals(kinds: Sequence[Kind]) -> list[Proposal]:
     return list(wanted)
 
 
-def in_associations(kinds: Sequence[Kind]) -> list[list[Kind]]:
-    """The kinds in as few groups as fit in one association each."""
+def in_associations(kinds: Sequence[Kind], *, spare: int = 0) -> list[list[Kind]]:
+    """The kinds in as few groups as fit in one association each, with room for `spare` further contexts."""
     groups: list[list[Kind]] = []
     for kind in kinds:
-        if groups and len(proposals([*groups[-1], kind])) <= MOST_CONTEXTS:
+        if groups and len(proposals([*groups[-1], kind])) <= MOST_CONTEXTS - spare:
             groups[-1].append(kind)
         else:
             groups.append([kind])
     return groups
+
+
+class Patience:
+    """How long a peer that fails is asked again: some attempts for an object, and a limit on the time that is lost.
+
+    A peer that breaks off at one object is asked again for the next one, which may be a better one; a peer that is
+    silent costs `timeout_s` each time, and after `attempts` such times since it last took something it is given up.
+    """
+
+    def __init__(self, policy: CallerPolicy, pause: Callable[[float], None] = time.sleep) -> None:
+        self._policy, self._pause = policy, pause
+        self._lost_s = 0.0
+        self.given_up = False
+
+    def attempts(self) -> Iterator[int]:
+        """Numbers of attempts for one object, with growing pauses between; leave the loop after a success."""
+        for number in range(self._policy.attempts):
+            if self.given_up:
+                return
+            if number:
+                self._pause(self._policy.pause_s * 2 ** (number - 1))
+            start = time.monotonic()
+            yield number
+            self._lost_s += time.monotonic() - start
+            self.given_up = self._lost_s > self._policy.timeout_s * self._policy.attempts * _LOSS
+
+    def ended(self, *, success: bool, connected: bool = True) -> None:
+        """One object was taken, or all attempts for it were in vain; a peer without connection is given up."""
+        if success:
+            self._lost_s = 0.0
+        elif not connected:
+            self.given_up = True
