@@ -12,6 +12,7 @@ from fastapi import Depends, FastAPI
 
 from api import (
     audit,
+    changes,
     dicomweb,
     findings,
     forwarding,
@@ -50,6 +51,7 @@ ROUTERS = (
     messages.router,
     forwarding.router,
     peers.router,
+    changes.router,
     audit.router,
     health.router,
     metrics.router,

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from storage.errors import SettingsError
+from storage.removal import DEFAULT_POLICY, RejectionPolicy
 
 __all__ = ["ApiConfig", "check_safe", "is_loopback"]
 
@@ -60,6 +61,8 @@ class ApiConfig:
     """Pictures decoded at a time; bounds memory together with `max_render_pixels`."""
     order_promise: Callable[[str, str], tuple[int, dt.timedelta | None]] | None = None
     """From an order's priority and station to urgency and longest wait (`pacs.ordering.Promise`); None: no promise."""
+    rejection: RejectionPolicy = DEFAULT_POLICY
+    """How long what was deleted or rejected can be restored."""
     picture_cache_bytes: int = 48 << 20
     """Pictures kept in memory: about a thousand radiographs of 512 px, which a viewer asks for again and again."""
     stale_worker_s: float = 15.0

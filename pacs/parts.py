@@ -202,6 +202,7 @@ def api_config(settings: Settings) -> ApiConfig:
         search_connections=settings.search.connections,
         allow_private_sop_classes=settings.dicom.allow_private_sop_classes,
         order_promise=order_promise(settings),
+        rejection=rejection_policy(settings),
     )
 
 
