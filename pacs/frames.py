@@ -18,7 +18,7 @@ from pydicom import Dataset
 from pydicom.filereader import read_dataset
 
 from pacs.elements import PIXEL_TAGS, DataSet, Element, read_header
-from pacs.scan import DEFLATED
+from pacs.scan import DEFLATED, EXPLICIT_BIG_ENDIAN
 from storage.errors import InvalidDataSet
 from storage.objects import ObjectStore
 from storage.retrieval import StoredInstance
@@ -72,6 +72,12 @@ class Image:
         bits = int(header.Rows) * int(header.Columns) * samples * int(header.BitsAllocated)
         return bits * 2 // 3 if header.PhotometricInterpretation == "YBR_FULL_422" else bits
 
+    @property
+    def _bytes_in_words(self) -> bool:
+        """Whether bytes of pixels stand in big endian words, each pair in the other order (PS3.5 A.3)."""
+        big = self.instance.transfer_syntax == EXPLICIT_BIG_ENDIAN
+        return big and self.vr == "OW" and int(self.header.BitsAllocated) == 8
+
     def ranges(self, index: int) -> list[Range] | None:
         """Where frame `index` (from 0) lies in the object; None if it must be made: inflated, or not on whole bytes.
 
@@ -84,7 +90,7 @@ class Image:
             if sum(one.size for one in found) > _MAX_FRAME_BYTES:
                 raise InvalidDataSet("a frame is larger than any image")
             return found
-        if self._inflated is not None or self.frame_bits % 8:
+        if self._inflated is not None or self.frame_bits % 8 or self._bytes_in_words:
             return None
         size = self.frame_bits // 8
         start = self._pixels.start + index * size
@@ -127,6 +133,10 @@ class Image:
     def _cut_out(self, index: int) -> bytes:
         first, end = index * self.frame_bits, (index + 1) * self.frame_bits
         start, size = self._pixels.start + first // 8, (end + 7) // 8 - first // 8
+        if self._bytes_in_words:
+            words = self.store.read(self.instance.object_key, start - first // 8 % 2, (size + 3) // 2 * 2)
+            swapped = np.frombuffer(words[: len(words) // 2 * 2], ">u2").astype("<u2").tobytes()
+            return swapped[first // 8 % 2 :][:size]
         if self._inflated is not None:
             data = self._inflated[start : start + size]
         else:
@@ -176,7 +186,7 @@ def open_image(store: ObjectStore, instance: StoredInstance) -> Image:
 
 def _attributes(data_set: DataSet, elements: list[Element], instance: StoredInstance) -> Dataset:
     """The data set up to its pixels, as pydicom understands it, with corrections."""
-    end = max((one.end for one in elements[:-1]), default=data_set.start)
+    end = max((one.end + 8 * one.undefined for one in elements[:-1]), default=data_set.start)
     head = BytesIO(data_set.data[data_set.start : end])
     try:
         header = read_dataset(head, data_set.implicit, not data_set.big_endian)

@@ -6,6 +6,7 @@ for gigabytes.
 
 from __future__ import annotations
 
+import zlib
 from typing import Any
 
 import numpy as np
@@ -24,9 +25,12 @@ __all__ = ["Array", "decode"]
 Array = npt.NDArray[Any]
 
 _FLOATS = {0x7FE00008: "f4", 0x7FE00009: "f8"}  # float and double float pixel data (PS3.3 C.7.6.24)
+_RLE, _DEFLATED_FRAMES = "1.2.840.10008.1.2.5", "1.2.840.10008.1.2.8.1"
 _CODECS = {  # transfer syntax (PS3.5 A.4) -> function of imagecodecs, for grey images
     "1.2.840.10008.1.2.4.50": "jpeg8_decode",
     "1.2.840.10008.1.2.4.51": "jpeg8_decode",
+    "1.2.840.10008.1.2.4.53": "jpeg8_decode",
+    "1.2.840.10008.1.2.4.55": "jpeg8_decode",
     "1.2.840.10008.1.2.4.57": "jpeg8_decode",
     "1.2.840.10008.1.2.4.70": "jpeg8_decode",
     "1.2.840.10008.1.2.4.80": "jpegls_decode",
@@ -53,9 +57,10 @@ def decode(image: Image, index: int, *, max_samples: int) -> Array:
     if image.encapsulated:
         _check_stream(frame, rows, columns)
     try:
-        found = _fast(image, frame, (rows, columns)) if samples == 1 else None
+        plain = _plain(image, frame)
+        found = _fast(image, frame, plain) if samples == 1 else None
         if found is None:
-            found = _by_pydicom(image, frame, samples)
+            found = _by_pydicom(image, frame, plain)
     except Exception as error:  # decoders raise whatever damaged data makes them meet
         reason = str(error).strip().split("\n", 1)[0][:200]
         raise InvalidDataSet(f"the pixel data cannot be decoded: {reason}") from error
@@ -70,13 +75,32 @@ def _check_stream(frame: bytes, rows: int, columns: int) -> None:
         )
 
 
-def _fast(image: Image, frame: bytes, shape: tuple[int, int]) -> Array | None:
-    """Grey pixels without pydicom; None where they are not of the common kinds."""
-    bits, signed = int(image.header.BitsAllocated), bool(image.header.get("PixelRepresentation"))
+def _plain(image: Image, frame: bytes) -> bytes | None:
+    """The native form of a frame; None for code streams."""
     if not image.encapsulated:
-        return (
-            _native(image, frame, bits, signed).reshape(shape) if bits in (8, 16, 32) or image.tag in _FLOATS else None
+        return frame
+    size = (image.frame_bits + 7) // 8
+    if image.instance.transfer_syntax == _DEFLATED_FRAMES:
+        return zlib.decompressobj(-zlib.MAX_WBITS).decompress(frame, size + 1)
+    if image.instance.transfer_syntax == _RLE and int(image.header.BitsAllocated) == 1:  # bits packed before
+        import imagecodecs  # noqa: PLC0415
+
+        return bytes(imagecodecs.dicomrle_decode(frame, "u1"))[:size]
+    return None
+
+
+def _fast(image: Image, frame: bytes, plain: bytes | None) -> Array | None:
+    """Grey pixels without pydicom; None where they are not of the common kinds."""
+    header = image.header
+    shape, bits = (int(header.Rows), int(header.Columns)), int(header.BitsAllocated)
+    signed = bool(header.get("PixelRepresentation"))
+    if plain is not None and bits == 1:
+        return np.unpackbits(np.frombuffer(plain, np.uint8), count=shape[0] * shape[1], bitorder="little").reshape(
+            shape
         )
+    if plain is not None:
+        known = bits in (8, 16, 32) or image.tag in _FLOATS
+        return _native(image, plain, bits, signed).reshape(shape) if known else None
     name = _CODECS.get(image.instance.transfer_syntax)
     if name is None:
         return None
@@ -94,15 +118,13 @@ def _fast(image: Image, frame: bytes, shape: tuple[int, int]) -> Array | None:
 def _native(image: Image, frame: bytes, bits: int, signed: bool) -> Array:
     big = image.instance.transfer_syntax == EXPLICIT_BIG_ENDIAN
     kind = _FLOATS.get(image.tag, f"{'i' if signed else 'u'}{bits // 8}")
-    if big and bits == 8 and image.vr == "OW":  # bytes in words; as OB they keep their order (PS3.5 A.3)
-        words = np.frombuffer(frame + b"\0" * (len(frame) % 2), ">u2").astype("<u2")
-        return words.view(kind)[: len(frame)]
     pixels = np.frombuffer(frame, f"{'>' if big else '<'}{kind}")
     return pixels.astype(kind) if big else pixels
 
 
-def _by_pydicom(image: Image, frame: bytes, samples: int) -> Array:
+def _by_pydicom(image: Image, frame: bytes, plain: bytes | None) -> Array:
     header = image.header
+    samples = int(header.get("SamplesPerPixel") or 1)
     options: dict[str, Any] = {
         "rows": int(header.Rows),
         "columns": int(header.Columns),
@@ -118,9 +140,9 @@ def _by_pydicom(image: Image, frame: bytes, samples: int) -> Array:
     if samples > 1:
         options["planar_configuration"] = int(header.get("PlanarConfiguration") or 0)
     syntax = UID(image.instance.transfer_syntax)
-    if not image.encapsulated and syntax != EXPLICIT_BIG_ENDIAN:
-        syntax = ExplicitVRLittleEndian
-    source = _encapsulate(frame) if image.encapsulated else frame
+    if plain is not None and (syntax != EXPLICIT_BIG_ENDIAN or int(header.BitsAllocated) <= 8):
+        syntax = ExplicitVRLittleEndian  # bytes come in their own order
+    source = _encapsulate(frame) if plain is None else plain
     pixels, _ = get_decoder(syntax).as_array(source, index=0, raw=samples == 1, **options)
     return pixels
 

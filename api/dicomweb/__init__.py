@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from api.dicomweb import bulkdata, frames, metadata, qido, rendered, stow, wado
+from api.dicomweb import bulkdata, capabilities, frames, metadata, qido, rendered, stow, wado
 
 __all__ = ["ROOT", "ROUTERS"]
 
@@ -16,5 +16,6 @@ ROUTERS: tuple[APIRouter, ...] = (
     rendered.router,
     frames.router,
     bulkdata.router,
+    capabilities.router,
     qido.router,
 )

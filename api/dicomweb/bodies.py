@@ -14,6 +14,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
+from typing import cast
 
 import anyio
 from anyio import to_thread
@@ -126,6 +127,8 @@ def answer(
     common["Accept-Ranges"] = "bytes"
     wanted = request_headers.get("range") if request_headers.get("if-range", tag) == tag else None
     span = _span(wanted, size) if status == 200 else None
+    if span is None and isinstance(body.pieces, Sequence) and all(isinstance(piece, bytes) for piece in body.pieces):
+        return Response(b"".join(cast(Sequence[bytes], body.pieces)), status, common, body.media_type)
     if span is None:
         return _Pieces(here, body.pieces, status, common | {"Content-Length": str(size)}, body.media_type)
     start, end = span
