@@ -20,8 +20,11 @@ def wants_answer(header: Header) -> bool:
 
 
 def acknowledgment(header: Header | None, text: str = "", failure: Failure | None = None) -> bytes:
-    """The bytes of an ACK. Without a header it goes to nobody in particular; `text` is for a person."""
-    asked = header or _NO_HEADER
+    """The bytes of an ACK. Without a header, or with one that cannot be read, it goes to nobody in particular.
+
+    `text` is for a person.
+    """
+    asked = header if header is not None and header.is_plain else _NO_HEADER
     separators = asked.separator + asked.encoding[:4].ljust(4)
     code: str = failure.code if failure is not None else "AA"
     if asked.field(15) and asked.field(16).strip().upper() in ("", "NE"):

@@ -66,6 +66,12 @@ class Header:
         return self.fields[number] if number < len(self.fields) else ""
 
     @property
+    def is_plain(self) -> bool:
+        """Whether MSH-1 and MSH-2 are five different characters that can separate."""
+        characters = {self.separator, *self.encoding[:4]}
+        return len(characters) == 5 and all(map(_is_separator, characters))
+
+    @property
     def sender(self) -> str:
         """MSH-3 and MSH-4, whose control IDs are unique."""
         return f"{self.field(3)}|{self.field(4)}"[:200]
@@ -150,6 +156,10 @@ class Message:
         return ""
 
 
+def _is_separator(character: str) -> bool:
+    return "!" <= character <= "~" and not character.isalnum()
+
+
 def header_of(data: bytes) -> Header | None:
     """The header as far as it can be told from the first segment; None where there is none."""
     line = re.split(rb"[\r\n]", data.removeprefix(_MARK).lstrip()[:10_000], maxsplit=1)[0]
@@ -157,7 +167,7 @@ def header_of(data: bytes) -> Header | None:
         return None
     text = line.decode("latin-1")
     separator = text[3]
-    if separator.isalnum() or not separator.isprintable():
+    if not _is_separator(separator):
         return None
     fields = text[4:].split(separator)[:_HEADER_FIELDS]
     return Header(separator, fields[0], ("MSH", separator, *fields))
@@ -172,10 +182,9 @@ def parse(data: bytes, header: Header) -> Message:
     _check(header, data)
     codec, text = _decoded(data.removeprefix(_MARK), header.field(18))
     text = text.replace("\r\n", "\r").replace("\n", "\r").strip()
-    encoding = header.encoding[:4]
-    if len(encoding) < 4 or len({*encoding, header.separator}) < 5 or any(c.isalnum() or c < "!" for c in encoding):
+    if not header.is_plain:
         raise Failure("AR", 102, "MSH-2 must be four different characters such as ^~\\&.", "MSH^1^2")
-    if sum(map(text.count, (header.separator, "\r", *encoding))) > _MAX_FIELDS:
+    if sum(map(text.count, (header.separator, "\r", *header.encoding[:4]))) > _MAX_FIELDS:
         raise Failure("AR", 207, f"A message may have {_MAX_FIELDS} separators.")
     return Message(header, text, codec)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import re
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
@@ -25,6 +26,7 @@ __all__ = ["Processor"]
 
 log = structlog.get_logger()
 
+_KIND = re.compile(r"[A-Z0-9]{3}", re.ASCII)  # anything else may be a piece of a name
 _KNOWN_CODES = ("ORM", "OMI", "ADT")
 # HL7 table 0119.
 _NEW = frozenset({"NW", "RO"})
@@ -261,7 +263,7 @@ def _incoming(header: Header | None, data: bytes, address: str) -> Incoming:
     return Incoming(
         sender=header.sender if header else "",
         control_id=header.control_id if header else "",
-        kind="^".join(filter(None, header.kind)) if header else "",
+        kind="^".join(part for part in header.kind if _KIND.fullmatch(part)) if header else "",
         sha256=hashlib.sha256(data).digest(),
         size=len(data),
         address=address,

@@ -55,7 +55,7 @@ class Ack:
     """An acknowledgment, taken apart."""
 
     def __init__(self, raw: bytes) -> None:
-        self.text = raw.decode()
+        self.text = raw.decode(errors="replace")
         self.rows = {line[:3]: line.split("|") for line in self.text.split("\r") if line}
 
     def field(self, name: str, number: int) -> str:
