@@ -69,7 +69,7 @@ def _object(data_set: DataSet, elements: list[Element], codecs: tuple[str, ...],
             signed = data_set.value(element)[:2].strip(b"\0") != b""
         tag = f"{element.tag:08X}"
         vr = element.vr
-        if vr == "US" and signed and data_set.implicit and _is_ambiguous(element.tag):
+        if vr == "US" and signed and _is_ambiguous(element.tag) and (data_set.implicit or data_set.is_unknown(element)):
             vr = "SS"
         try:
             found[tag] = {"vr": vr, **_content(data_set, element, vr, _Reading(codecs, above + tag, address))}

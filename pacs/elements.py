@@ -94,7 +94,7 @@ class DataSet(NamedTuple):
     def items(self, element: Element) -> Iterator[DataSet]:
         """The items of a sequence (PS3.5 7.5). An SQ of VR UN is implicit VR inside (PS3.5 6.2.2 note 2)."""
         at, order = element.start, "big" if self.big_endian else "little"
-        implicit = self.implicit or self._is_unknown(element)
+        implicit = self.implicit or self.is_unknown(element)
         while at + 8 <= element.end:
             tag, length = self._item_head(at, order)
             if tag != _ITEM:
@@ -126,8 +126,8 @@ class DataSet(NamedTuple):
     def _behind(self, element: Element) -> int:
         return element.end + 8 if element.undefined else element.end
 
-    def _is_unknown(self, element: Element) -> bool:
-        """Whether the sequence stands there as UN."""
+    def is_unknown(self, element: Element) -> bool:
+        """Whether the element stands there as UN, so that its VR is from the data dictionary."""
         return not self.implicit and self.data[element.start - 8 : element.start - 6] == b"UN"
 
     def _vr_and_length(self, tag: int, at: int) -> tuple[str, int, int]:

@@ -162,7 +162,7 @@ def open_image(store: ObjectStore, instance: StoredInstance) -> Image:
         raise InvalidDataSet("the instance has no image")
     header = _attributes(data_set, elements, instance)
     try:
-        rows, columns, frames = int(header.Rows), int(header.Columns), int(header.get("NumberOfFrames") or 1)
+        rows, columns, frames = int(header.Rows), int(header.Columns), _frames(header)
         complete = int(header.BitsAllocated) > 0 and bool(header.PhotometricInterpretation)
     except (AttributeError, TypeError, ValueError) as error:
         raise InvalidDataSet("the instance has no image") from error
@@ -182,6 +182,14 @@ def open_image(store: ObjectStore, instance: StoredInstance) -> Image:
         data_set.data if instance.transfer_syntax in DEFLATED else None,
         (_table(data_set, elements, _OFFSETS), _table(data_set, elements, _LENGTHS)),
     )
+
+
+def _frames(header: Dataset) -> int:
+    """Number of Frames (0028,0008); 1 where it is missing or no number."""
+    try:
+        return int(header.get("NumberOfFrames") or 1)
+    except (TypeError, ValueError):
+        return 1
 
 
 def _attributes(data_set: DataSet, elements: list[Element], instance: StoredInstance) -> Dataset:
