@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING
 from inference.triage import Priority, TriagePolicy, Waits, requested
 from pacs.settings import Settings
 from storage.errors import SettingsError
-from storage.studies import InstanceHeader
 
 if TYPE_CHECKING:
     from api.config import ApiConfig
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from storage.database import Database
     from storage.objects import ObjectStore
     from storage.removal import RejectionPolicy
+    from storage.studies import InstanceHeader
 
 __all__ = [
     "api_config",

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from pacs import committing
 from storage import commitment, peers
 from storage.errors import PeerRefused, PeerUnavailable, Unavailable
 
@@ -63,6 +62,8 @@ def _report_next(exchange: Exchange) -> bool:
 
 
 def _check(exchange: Exchange, found: Commitment) -> list[int]:
+    from pacs import committing  # noqa: PLC0415  loads pydicom, which an idle process does not need
+
     failures: list[int] = []
     renewed = time.monotonic()
     for failure in committing.check(exchange.database, exchange.store, found.asked()):
@@ -78,6 +79,7 @@ def _check(exchange: Exchange, found: Commitment) -> list[int]:
 
 def _report(exchange: Exchange, found: Commitment, failures: Sequence[int]) -> None:
     """Send the report; raises `PeerUnavailable` or `PeerRefused` until the requester has confirmed it."""
+    from pacs import committing  # noqa: PLC0415
     from pacs.calling import Call  # noqa: PLC0415  only where there is something to report
     from pacs.dimse.commitment import event_command  # noqa: PLC0415
 
