@@ -36,7 +36,7 @@ class ApiConfig:
     max_store_parts: int = 20_000
     """Parts of one STOW-RS request: what became of each is told in one answer."""
     max_store_requests: int = 64
-    """STOW-RS requests at a time; each holds about 2 MB at most. One more is told to come again."""
+    """STOW-RS requests at a time; each holds about 3 MB at most. One more is told to come again."""
     store_threads: int = 8
     """Threads that write what STOW-RS brings; they share their commits."""
     allow_private_sop_classes: bool = False

@@ -169,6 +169,7 @@ class HeaderReader:
     def __init__(self, transfer_syntax: str) -> None:
         self._transfer_syntax = transfer_syntax
         self._scan = Scan(transfer_syntax, _WANTED, _REQUIRED, _LAST)
+        self._header: InstanceHeader | None = None
 
     @property
     def done(self) -> bool:
@@ -193,6 +194,8 @@ class HeaderReader:
         Raises:
             InvalidDataSet: SOP Class, SOP Instance, Study or Series Instance UID is missing or invalid.
         """
+        if self._header is not None and self.done:
+            return self._header
         scan = self._scan
         values = scan.values
         context = _Context(codecs_of(values.get(_CHARACTER_SET, b"")), scan.big_endian)
@@ -203,7 +206,7 @@ class HeaderReader:
                 if value is not None and value != "":
                     fields[name] = value
         ids = [*values.get(_PATIENT_IDS, b"").split(b"\\"), *scan.other_ids]
-        return InstanceHeader(
+        self._header = InstanceHeader(
             sop_class=_uid(UID, "SOP Class UID (0008,0016)", values.get(_SOP_CLASS)),
             sop_uid=_uid(InstanceUID, "SOP Instance UID (0008,0018)", values.get(_SOP_UID)),
             study_uid=_uid(StudyUID, "Study Instance UID (0020,000D)", values.get(_STUDY_UID)),
@@ -212,6 +215,7 @@ class HeaderReader:
             other_patient_ids=tuple(filter(None, dict.fromkeys(_text(raw, context) for raw in ids))),
             **fields,
         )
+        return self._header
 
 
 def read_header(data: Buffer, transfer_syntax: str) -> InstanceHeader:

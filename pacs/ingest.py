@@ -110,9 +110,13 @@ class Ingest:
         source_aet: str,
         source_address: str,
         called_aet: str = "",  # noqa: ARG002 - part of the interface: who was called decides nothing yet
+        reader: HeaderReader | None = None,
     ) -> Incoming:
-        """One object on its way in; class and instance UID as the sender's command says."""
-        return Incoming(self, sop_class, sop_uid, transfer_syntax, _Source(source_aet, source_address))
+        """One object on its way in; class and instance UID as the sender's command says.
+
+        A `reader` that is done with this data set saves reading its header a second time.
+        """
+        return Incoming(self, sop_class, sop_uid, transfer_syntax, _Source(source_aet, source_address), reader)
 
     def close(self) -> None:
         """Send the last announcement and stop. Objects still on their way in must have ended."""
@@ -224,12 +228,20 @@ class Incoming:
     Not for use in several threads at once.
     """
 
-    def __init__(self, ingest: Ingest, sop_class: str, sop_uid: str, transfer_syntax: str, source: _Source) -> None:
+    def __init__(
+        self,
+        ingest: Ingest,
+        sop_class: str,
+        sop_uid: str,
+        transfer_syntax: str,
+        source: _Source,
+        reader: HeaderReader | None = None,
+    ) -> None:
         self._ingest, self._source = ingest, source
         self._sop_class, self._sop_uid = sop_class, sop_uid
         self._meta = file_meta(sop_class, sop_uid, transfer_syntax, source.aet)
-        self._reader = HeaderReader(transfer_syntax)
-        self._reading = True
+        self._reader = reader or HeaderReader(transfer_syntax)
+        self._reading = not self._reader.done
         self._problem = ""
         self._digest = hashlib.sha256()
         self._size = 0  # bytes of the data set

@@ -93,6 +93,7 @@ class Deposit:
         self._reader, self._parts, self._answer, self._max_parts = reader, parts, answer, max_parts
         self._sink: Sink | None = None
         self._count = 0
+        self.closed = False
 
     def feed(self, chunks: Sequence[bytes]) -> None:
         """Take the next bytes of the body.
@@ -126,6 +127,7 @@ class Deposit:
             self._sink.abandon()
             self._sink = None
         self._parts.close()
+        self.closed = True
 
     def _begin(self, head: PartHead) -> None:
         self._count += 1

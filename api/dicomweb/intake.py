@@ -11,7 +11,7 @@ from starlette.types import Receive
 
 __all__ = ["ClientGone", "pump"]
 
-_BATCH_BYTES = 512 << 10
+_BATCH_BYTES = 1 << 20
 
 
 class ClientGone(Exception):  # noqa: N818 - nobody is left to be told of it

@@ -149,6 +149,7 @@ class Part10:
             transfer_syntax=self._head.transfer_syntax,
             source_aet=self._to.source_aet,
             source_address=self._to.source_address,
+            reader=self._reader if self._reader.done else None,
         )
         self._incoming.write([memoryview(bytes(self._held))[self._head.dataset_offset :]])
         self._held = bytearray()

@@ -102,6 +102,7 @@ async def _take(here: Context, receive: Receive, deposit: Deposit, answer: Answe
         deposit.feed(chunks)
         if last:
             deposit.finish()
+            deposit.close()
 
     assert here.intake is not None
     try:
@@ -115,7 +116,8 @@ async def _take(here: Context, receive: Receive, deposit: Deposit, answer: Answe
         log.info("stow-rs client went away", stored=len(answer.stored), failed=len(answer.failed))
         return Response(status_code=400)  # nobody reads it
     finally:
-        await to_thread.run_sync(deposit.close, limiter=here.intake.threads)
+        if not deposit.closed:
+            await to_thread.run_sync(deposit.close, limiter=here.intake.threads)
     return None
 
 
