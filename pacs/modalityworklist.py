@@ -147,7 +147,9 @@ def as_elements(planned_step: Planned, station: str) -> dict[int, Element]:
     order = planned_step.content
     procedure = next(each for each in order["procedures"] if each["procedure_id"] == planned_step.procedure_id)
     step = next(each for each in procedure["steps"] if each["step_id"] == planned_step.step_id)
-    description = procedure["description"] or (procedure["code"] or {}).get("meaning") or step["description"]
+    planned_as = step["description"] or next((code["meaning"] for code in step["protocol"]), "")
+    asked_as = procedure["description"] or (procedure["code"] or {}).get("meaning", "")
+    description = asked_as or planned_as or step["modality"]  # type 1C: one of description and code
     issuer = order["accession_issuer"]
     return {
         **_elements(_PATIENT, order["patient"]),
@@ -157,19 +159,13 @@ def as_elements(planned_step: Planned, station: str) -> dict[int, Element]:
         _REFERENCED_STUDY: Element("SQ"),
         _REFERENCED_PATIENT: Element("SQ"),
         _PROCEDURE_CODE: Element("SQ", _codes([procedure["code"]] if procedure["code"] else [])),
-        STEPS: Element("SQ", [_step(planned_step, step, description, station)]),
+        STEPS: Element("SQ", [_step(planned_step.start_at, step, planned_as or description, station)]),
     }
 
 
-def _step(planned_step: Planned, step: Mapping[str, Any], description: str, station: str) -> dict[int, Element]:
-    start = planned_step.start_at
-    known = {
-        **step,
-        "ae_title": step["ae_title"] or station,
-        "description": step["description"] or next((code["meaning"] for code in step["protocol"]), "") or description,
-    }
+def _step(start: dt.datetime, step: Mapping[str, Any], description: str, station: str) -> dict[int, Element]:
     return {
-        **_elements(_STEP, known),
+        **_elements(_STEP, {**step, "ae_title": step["ae_title"] or station, "description": description}),
         START_DATE: Element("DA", (start.date().isoformat().replace("-", ""),)),
         START_TIME: Element("TM", (f"{start:%H%M%S}",)),
         _PROTOCOL_CODE: Element("SQ", _codes(step["protocol"])),
