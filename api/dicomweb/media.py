@@ -70,7 +70,7 @@ def choose(ranges: Sequence[MediaRange], offers: Sequence[Offer]) -> tuple[Offer
     Raises:
         HTTPException: 406, none of the offers is acceptable.
     """
-    refused = [one for one in ranges if one.quality == 0 and one.kind != "*/*"]
+    refused = [one for one in ranges if one.quality == 0 and (one.kind, one.multipart) != ("*/*", None)]
     open_offers = [offer for offer in offers if not any(one.takes(offer) for one in refused)]
     for best in ranges:
         for offer in open_offers:
