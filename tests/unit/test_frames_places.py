@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import struct
+import sys
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
-from archive import part10
-from objects import kept
 from pydicom import dcmread
 from pydicom.encaps import encapsulate, encapsulate_extended
 from pydicom.uid import JPEGLSLossless
 
 from pacs.frames import Image, open_image
 from storage.errors import InvalidDataSet
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
+
+from archive import part10
+from objects import kept
 
 FRAMES = [b"\xff\xd8" + bytes([number]) * (40 + 7 * number) + b"\xff\xd9" + b"\0" * (number % 2) for number in range(5)]
 
