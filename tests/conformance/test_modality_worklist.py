@@ -46,10 +46,12 @@ STEP_TYPE_2 = (
 
 _FULL_STEP = {
     "step_id": "S1", "modality": "CT", "ae_title": "CT1", "station_name": "CT ROOM", "location": "TANG 2",
-    "protocol": [{"value": "P1", "scheme": "99X", "meaning": "Ngực"}], "contrast_agent": "Iod", "premedication": "không",
+    "protocol": [{"value": "P1", "scheme": "99X", "meaning": "Ngực"}], "contrast_agent": "Iod",
+    "premedication": "không",
 }  # fmt: skip
 _FULL_ORDER: dict[str, Any] = {
-    "accession_number": "A1", "accession_issuer": "RIS", "admission_id": "V1", "priority": "STAT", "placer_number": "PL1",
+    "accession_number": "A1", "accession_issuer": "RIS", "admission_id": "V1", "priority": "STAT",
+    "placer_number": "PL1",
     "referring_physician": "Trần^B", "requesting_physician": "Lê^C", "requesting_service": "KHOA NỘI",
     "comments": "một\nhai",
     "patient": {
