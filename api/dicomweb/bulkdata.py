@@ -18,11 +18,11 @@ from pacs.elements import PIXEL_TAGS
 from pacs.retrieve import StoredInstance
 from storage.errors import NotFound, ObjectStoreUnavailable
 
-__all__ = ["router"]
+__all__ = ["OFFERS", "router"]
 
 router = APIRouter(tags=["WADO-RS"])
 
-_OFFERS = (Offer(OCTETS), Offer(OCTETS, multipart=True))
+OFFERS = (Offer(OCTETS), Offer(OCTETS, multipart=True))
 Place = Annotated[
     str,
     Path(
@@ -52,7 +52,7 @@ def bulk_data(request: Request, here: Here, actor: Actor, uids: InstanceUids, pl
             return pixel_data(request, here, image, None)
     found = one(here, *uids)
     here.looks.note(here.database, actor, "study.viewed", uids[0])
-    offer, _ = choose(accepted(request), _OFFERS)
+    offer, _ = choose(accepted(request), OFFERS)
     tag = tag_of(found.sha256.hex(), offer, place.upper())
     content = [_value(here, found, place)]
     if not offer.multipart:

@@ -16,12 +16,13 @@ from api.dicomweb.media import Offer, accepted, choose
 from api.dicomweb.resources import get
 from api.problems import MEDIA_TYPE, responses
 
-__all__ = ["router"]
+__all__ = ["OFFERS", "router"]
 
 router = APIRouter(tags=["DICOMweb"])
 
 _WADL = Offer("application/vnd.sun.wadl+xml", aliases=("application/xml",))
 _JSON = Offer("application/json")
+OFFERS = (_WADL, _JSON)
 _NAMESPACE = "http://wadl.dev.java.net/2009/02"
 _DESCRIBED: dict[str, Any] = {
     "response_class": Response,
@@ -47,7 +48,7 @@ async def capabilities(request: Request, _: Actor) -> Response:
 
 
 def _document(request: Request) -> Response:
-    offer, _ = choose(accepted(request), (_WADL, _JSON))
+    offer, _ = choose(accepted(request), OFFERS)
     root = re.sub(r"/(capabilities)?$", "", request.url.path)
     base = f"{str(request.base_url).rstrip('/')}{root}/"
     found = sorted(_methods(request, root), key=lambda one: (one["path"], one["method"]))

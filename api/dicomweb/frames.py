@@ -20,13 +20,13 @@ from pacs.frames import Image, open_image
 from pacs.pixels import decode
 from storage.errors import NotFound, ObjectStoreUnavailable
 
-__all__ = ["OCTETS", "image_of", "pixel_data", "router"]
+__all__ = ["KINDS", "OCTETS", "image_of", "pixel_data", "router"]
 
 router = APIRouter(tags=["WADO-RS"])
 
 OCTETS = "application/octet-stream"
 _IMPLICIT_BIG = ("1.2.840.10008.1.2.2",)
-_KINDS = {  # transfer syntax -> media type and an older name for it (PS3.18 tables 8.7.3-4 and 8.7.3-5)
+KINDS = {  # transfer syntax -> media type and an older name for it (PS3.18 tables 8.7.3-4 and 8.7.3-5)
     "1.2.840.10008.1.2.5": ("image/dicom-rle", "image/x-dicom-rle"),
     **dict.fromkeys((f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 57, 70)), ("image/jpeg", "image/dicom+jpeg")),
     **dict.fromkeys((f"1.2.840.10008.1.2.4.{n}" for n in (80, 81)), ("image/jls", "image/x-jls")),
@@ -99,8 +99,8 @@ def _given(image: Image) -> str:
 
 def _offers(image: Image, *, single: bool) -> list[Offer]:
     kinds: list[tuple[str, tuple[str, ...]]] = [(OCTETS, ())]
-    if image.encapsulated and image.instance.transfer_syntax in _KINDS:
-        kind, alias = _KINDS[image.instance.transfer_syntax]
+    if image.encapsulated and image.instance.transfer_syntax in KINDS:
+        kind, alias = KINDS[image.instance.transfer_syntax]
         kinds.append((kind, (alias,)))
     related = [Offer(kind, multipart=True, aliases=aliases) for kind, aliases in kinds]
     return related + [Offer(kind, aliases=aliases) for kind, aliases in kinds if single]

@@ -16,12 +16,13 @@ from api.dicomweb.resources import INSTANCE, SERIES, STUDY, InstanceUids, addres
 from api.problems import responses
 from pacs.metadata import BASE, SeriesVersion, attributes, series_json, versions
 
-__all__ = ["router"]
+__all__ = ["OFFERS", "router"]
 
 router = APIRouter(tags=["WADO-RS"])
 
 _JSON = Offer("application/dicom+json", aliases=("application/json",))
 _XML = Offer("application/dicom+xml", multipart=True)
+OFFERS = (_JSON, _XML)
 _PIECE_BYTES = 256 << 10
 _GZIP_LEVEL = 1
 _DESCRIBED: dict[str, Any] = {
@@ -52,7 +53,7 @@ def series(request: Request, here: Here, actor: Actor, study_uid: UidPath, serie
 @get(router, INSTANCE + "/metadata", **_DESCRIBED)
 def instance(request: Request, here: Here, actor: Actor, uids: InstanceUids) -> Response:
     """Metadata of one instance."""
-    offer, _ = choose(accepted(request), (_JSON, _XML))
+    offer, _ = choose(accepted(request), OFFERS)
     found = one(here, *uids)
     here.looks.note(here.database, actor, "study.viewed", uids[0])
     model = attributes(here.store, found, address(request))
@@ -63,7 +64,7 @@ def instance(request: Request, here: Here, actor: Actor, uids: InstanceUids) -> 
 
 
 def _of_many(request: Request, here: Context, actor: str, study_uid: str, series_uid: str | None = None) -> Response:
-    offer, _ = choose(accepted(request), (_JSON, _XML))
+    offer, _ = choose(accepted(request), OFFERS)
     with here.database.autocommit() as connection:
         found = versions(connection, study_uid, series_uid)
     if not found:

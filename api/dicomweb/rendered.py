@@ -25,13 +25,14 @@ from pacs.frames import Image, open_image
 from pacs.retrieve import Selection, StoredInstance
 from storage.errors import InvalidDataSet, NotFound, ObjectStoreUnavailable
 
-__all__ = ["router"]
+__all__ = ["OFFERS", "router"]
 
 router = APIRouter(tags=["WADO-RS"])
 
 _FORMATS: dict[str, Literal["jpeg", "png"]] = {"image/jpeg": "jpeg", "image/png": "png"}
 _SINGLE = tuple(map(Offer, _FORMATS))
 _MULTIPART = tuple(Offer(kind, multipart=True) for kind in _FORMATS)
+OFFERS = (*_SINGLE, *_MULTIPART)
 _MOST_MANY = 1000  # pictures in one answer
 _THUMBNAIL_PIXELS = 256
 
@@ -89,7 +90,7 @@ async def _one(
 ) -> Response:
     """One picture as it is, or several as parts; without numbers the representative frame, or as parts all of them."""
     single = numbers is None or len(numbers) == 1
-    offer, _ = choose(accepted(request), (*_SINGLE, *_MULTIPART) if single else _MULTIPART)
+    offer, _ = choose(accepted(request), OFFERS if single else _MULTIPART)
     picture = replace(picture, format=_FORMATS[offer.kind], frame=numbers[0] if numbers else 0)
     tag = tag_of(found.sha256.hex(), _json(found.corrections), picture, offer, numbers)
     if is_known(request.headers.get("if-none-match"), tag):

@@ -24,11 +24,13 @@ from pacs.outgoing import NotTranscodable, Outgoing, open_outgoing
 from pacs.retrieve import Selection
 from storage.objects import Buffer
 
-__all__ = ["router"]
+__all__ = ["MANY_OFFERS", "ONE_OFFERS", "router"]
 
 router = APIRouter(tags=["WADO-RS"])
 
 _MULTIPART, _SINGLE, _ZIP = Offer(DICOM, multipart=True), Offer(DICOM), Offer("application/zip")
+MANY_OFFERS = (_MULTIPART, _ZIP)
+ONE_OFFERS = (_MULTIPART, _SINGLE, _ZIP)
 _LISTED = 500  # instances whose rows are held at a time, so that the size of the answer is told beforehand
 _CONTENT: dict[str, Any] = {'multipart/related; type="application/dicom"': {}, "application/zip": {}}
 _DESCRIBED: dict[str, Any] = {
@@ -61,8 +63,7 @@ def instance(request: Request, here: Here, actor: Actor, uids: InstanceUids) -> 
 
 
 def _retrieve(request: Request, here: Context, actor: str, uids: Sequence[str]) -> Response:
-    offers = [_MULTIPART, _SINGLE, _ZIP] if len(uids) == 3 else [_MULTIPART, _ZIP]
-    offer, syntaxes = choose(accepted(request), offers)
+    offer, syntaxes = choose(accepted(request), ONE_OFFERS if len(uids) == 3 else MANY_OFFERS)
     syntaxes = syntaxes or [EXPLICIT]
     found = selection(here, *uids)
     here.looks.note(here.database, actor, "study.retrieved", uids[0])
