@@ -13,13 +13,12 @@ if TYPE_CHECKING:
 
 __all__ = ["modality_worklist"]
 
-MAX_STEPS = 2000  # given in one answer; a modality that needs more asks for its own station and day
-
 
 def modality_worklist(association: Association, asked: Asked) -> Generator[Answer, None, str]:
     """Scheduled procedure steps that wait for a modality, by their start (PS3.4 K.6)."""
-    for found in answers(association.ingest.database, asked.identifier, asked.calling, MAX_STEPS):
+    limit = association.policy.find_max_results
+    for found in answers(association.searches, asked.identifier, asked.calling, limit):
         if found is None:
-            return f"More than {MAX_STEPS} scheduled steps match"
+            return f"only the first {limit} matches were sent"
         yield Answer(*found)
     return ""

@@ -19,7 +19,6 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 from dicom_client import EXPLICIT, IMPLICIT
 from ordering import DESK, ME, place, study_uid_of
 
-from pacs.dimse import worklist
 from storage.database import Database
 
 Dcmtk = Callable[..., subprocess.CompletedProcess[str]]
@@ -254,9 +253,8 @@ def test_two_items_in_the_sequence(plan: dict[str, int], receiver: Any):
     assert query(receiver.port, asked)[1] == [0xC000]
 
 
-def test_the_answer_is_bounded(plan: dict[str, int], receiver: Any, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(worklist, "MAX_STEPS", 2)
-    found, statuses = query(receiver.port, step={"ScheduledProcedureStepID": ""})
+def test_the_answer_is_bounded(plan: dict[str, int], start_receiver: Callable[..., Any]):
+    found, statuses = query(start_receiver(find_max_results=2).port, step={"ScheduledProcedureStepID": ""})
     assert steps_of(found) == ["CT-8", "DX-8"]
     assert statuses == [0xFF00, 0xFF00, 0xB001]
 

@@ -38,7 +38,7 @@ def ask_worklist(system: System, folder: Path) -> list[Any]:
             "(0040,0100)[0].ScheduledStationAETitle=XRAY1"]  # fmt: skip
     options = [part for key in keys for part in ("-k", key)]
     subprocess.run(
-        [findscu, "-W", "-X", "-od", folder, "-aet", "XRAY1", "-aec", "SANGLOC", *options, "127.0.0.1", f"{system.port}"],
+        [findscu, "-W", "-X", "-od", folder, "-aec", "SANGLOC", *options, "127.0.0.1", str(system.port)],
         check=True, capture_output=True, timeout=60,
     )  # fmt: skip
     return [dcmread(file) for file in sorted(folder.glob("rsp*.dcm"))]
