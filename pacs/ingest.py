@@ -116,7 +116,7 @@ class Ingest:
 
         A `reader` that is done with this data set saves reading its header a second time.
         """
-        return Incoming(self, sop_class, sop_uid, transfer_syntax, _Source(source_aet, source_address), reader)
+        return Incoming(self, sop_class, sop_uid, transfer_syntax, _Source(source_aet, source_address), reader=reader)
 
     def close(self) -> None:
         """Send the last announcement and stop. Objects still on their way in must have ended."""
@@ -235,6 +235,7 @@ class Incoming:
         sop_uid: str,
         transfer_syntax: str,
         source: _Source,
+        *,
         reader: HeaderReader | None = None,
     ) -> None:
         self._ingest, self._source = ingest, source

@@ -14,12 +14,14 @@ from starlette.types import Receive
 from api.context import LOCAL_ACTOR, Actor, Context, Here, UidPath
 from api.dicomweb.deposit import Deposit, Destination, Parts, Reader, Single, TooManyParts
 from api.dicomweb.intake import ClientGone, pump
+from api.dicomweb.jsonstore import JsonParts
 from api.dicomweb.media import Offer, accepted, choose
-from api.dicomweb.multipart import InvalidMultipart, MediaType, Multipart
+from api.dicomweb.multipart import MediaType, Multipart
 from api.dicomweb.part10parts import Part10Parts
 from api.dicomweb.storeanswer import Answer, Reason
+from api.dicomweb.xml import native
 from api.problems import RETRY_AFTER_S, problem, responses
-from storage.errors import Unavailable
+from storage.errors import InvalidInput, ObjectTooLarge, Unavailable
 
 __all__ = ["router"]
 
@@ -28,7 +30,7 @@ router = APIRouter(tags=["DICOMweb"])
 
 _DICOM, _JSON, _XML = "application/dicom", "application/dicom+json", "application/dicom+xml"
 _RELATED = "multipart/related"
-_ANSWERS = (Offer(_JSON, aliases=("application/json",)),)
+_ANSWERS = (Offer(_JSON, aliases=("application/json",)), Offer(_XML))
 _SOURCE = "STOW-RS"  # the source AE title while there are no tokens with names
 _BODY: dict[str, Any] = {
     "requestBody": {
@@ -89,9 +91,13 @@ def _kind(content_type: str, to: Destination) -> tuple[Reader, Parts]:
     outer = MediaType.parse(content_type)
     if outer.name == _DICOM:
         return Single(content_type), Part10Parts(to)
+    if outer.name == _JSON:
+        return Single(content_type), JsonParts(to)
     inner = MediaType.parse(outer.parameters.get("type", _DICOM)).name
     if outer.name == _RELATED and inner == _DICOM:
         return Multipart(outer.boundary()), Part10Parts(to)
+    if outer.name == _RELATED and inner == _JSON:
+        return Multipart(outer.boundary()), JsonParts(to)
     raise HTTPException(415, f'send {_RELATED} with type="{_DICOM}" or type="{_JSON}"')
 
 
@@ -107,11 +113,11 @@ async def _take(here: Context, receive: Receive, deposit: Deposit, answer: Answe
     assert here.intake is not None
     try:
         await pump(receive, consume, here.intake.threads)
-    except (InvalidMultipart, TooManyParts) as error:
-        too_many = isinstance(error, TooManyParts)
+    except InvalidInput as error:
+        too_much = isinstance(error, TooManyParts | ObjectTooLarge)
         if not answer.entries:
-            return problem(413 if too_many else 400, str(error))
-        answer.fail(Reason.TOO_LARGE if too_many else Reason.CANNOT_UNDERSTAND, str(error))
+            return problem(413 if too_much else 400, str(error))
+        answer.fail(Reason.TOO_LARGE if too_much else Reason.CANNOT_UNDERSTAND, str(error))
     except ClientGone:
         log.info("stow-rs client went away", stored=len(answer.stored), failed=len(answer.failed))
         return Response(status_code=400)  # nobody reads it
@@ -127,7 +133,8 @@ def _response(request: Request, answer: Answer, offer: Offer) -> Response:
     headers = {"Retry-After": str(RETRY_AFTER_S)} if answer.status == 503 else {}
     if answer.why:
         headers["Warning"] = f'299 sangloc "{_quotable(answer.why)}"'
-    return Response(orjson.dumps(module), answer.status, headers, offer.kind)
+    body = native(module) if offer.kind == _XML else orjson.dumps(module)
+    return Response(body, answer.status, headers, offer.kind)
 
 
 def _quotable(text: str) -> str:
