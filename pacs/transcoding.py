@@ -7,6 +7,7 @@ than a frame, or a megabyte of native pixel data, is in memory (a deflated data 
 
 from __future__ import annotations
 
+import itertools
 import struct
 import zlib
 from collections.abc import Iterator, Mapping
@@ -17,47 +18,23 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from pydicom.encaps import generate_frames
-from pydicom.pixels.decoders.base import get_decoder
-from pydicom.pixels.encoders.base import get_encoder
 from pydicom.uid import UID
 
+from pacs.codecs import DECODED, LOSSLESS, decode, encode
 from pacs.elements import PIXEL_TAGS, UNDEFINED, DataSet, Element, inflated, read_header
 from pacs.reencoding import Encoding, Replacement, corrected, element_bytes, reencoded
 from pacs.scan import DEFLATED, EXPLICIT_BIG_ENDIAN, IMPLICIT_LITTLE_ENDIAN
-from storage.errors import InvalidDataSet, NotTranscodable, SanglocError
+from storage.errors import InvalidDataSet, NotTranscodable
 from storage.objects import Buffer, ObjectStore
 from storage.retrieval import StoredInstance
 
-__all__ = ["LOSSLESS", "NATIVE", "can_make", "transcoded"]
+__all__ = ["NATIVE", "can_make", "transcoded"]
 
 EXPLICIT = "1.2.840.10008.1.2.1"
 _DEFLATED_EXPLICIT = "1.2.840.10008.1.2.1.99"
 NATIVE = frozenset({IMPLICIT_LITTLE_ENDIAN, EXPLICIT, _DEFLATED_EXPLICIT, EXPLICIT_BIG_ENDIAN})
 """Transfer syntaxes whose pixel data is not compressed; all but big endian are made."""
 
-# One plug-in for each, never gdcm: its C++ exceptions end the process on streams that were made to.
-_ENCODERS = {
-    "1.2.840.10008.1.2.5": "pylibjpeg",
-    "1.2.840.10008.1.2.4.80": "pyjpegls",
-    "1.2.840.10008.1.2.4.90": "pylibjpeg",
-}
-_DECODERS = {  # '': imagecodecs, which is also asked where pillow declines
-    "1.2.840.10008.1.2.4.50": "pillow",
-    "1.2.840.10008.1.2.4.51": "pillow",
-    "1.2.840.10008.1.2.4.53": "",
-    "1.2.840.10008.1.2.4.55": "",
-    "1.2.840.10008.1.2.4.57": "",
-    "1.2.840.10008.1.2.4.70": "",
-    "1.2.840.10008.1.2.4.80": "pyjpegls",
-    "1.2.840.10008.1.2.4.81": "pyjpegls",
-    "1.2.840.10008.1.2.5": "pylibjpeg",
-    **dict.fromkeys((f"1.2.840.10008.1.2.4.{n}" for n in (90, 91, 201, 202, 203)), "pylibjpeg"),
-}
-LOSSLESS = frozenset(_ENCODERS)
-"""Compressed ones that are made: RLE, JPEG-LS, JPEG 2000, each without loss."""
-
-# Their frames hold YBR as RGB or as what no native form keeps: DCMTK and others decode them to RGB too.
-_TO_RGB = frozenset(f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 90, 91, 92, 93, 201, 202, 203))
 _CHUNK_BYTES = 1 << 20
 _MOST_NATIVE_BYTES = 0xFFFFFFFE  # of a value (PS3.5 7.1)
 _MOST_FRAME_BYTES = 1 << 30
@@ -81,7 +58,7 @@ def can_make(stored: str, target: str) -> bool:
     """Whether objects in one transfer syntax can, as a rule, be sent in another."""
     if target not in LOSSLESS and (target not in NATIVE or target == EXPLICIT_BIG_ENDIAN):
         return False
-    return stored in NATIVE or stored in _DECODERS
+    return stored in NATIVE or stored in DECODED
 
 
 def transcoded(
@@ -215,7 +192,7 @@ def _other_pixels(source: _Source, target: UID, replaced: Mapping[int, Replaceme
 
 def _native(image: dict[str, Any], first: Any, frames: Iterator[Any], target: Encoding) -> Iterator[Buffer]:
     count = int(image["number_of_frames"])
-    length = first.nbytes * count
+    length = (first.size * count + 7) // 8 if image["bits_allocated"] == 1 else first.nbytes * count
     padded = length + length % 2
     if padded > _MOST_NATIVE_BYTES:
         raise NotTranscodable("the pixel data is too long for an uncompressed transfer syntax (PS3.5 7.1)")
@@ -223,29 +200,32 @@ def _native(image: dict[str, Any], first: Any, frames: Iterator[Any], target: En
         yield struct.pack("<HHI", 0x7FE0, 0x0010, padded)
     else:
         yield struct.pack("<HH2sxxI", 0x7FE0, 0x0010, b"OW" if first.itemsize > 1 else b"OB", padded)
-    yield first.tobytes()
-    made = 1
-    for frame in frames:
-        made += 1
-        yield frame.tobytes()
-    if made != count:
-        raise NotTranscodable(f"there are {made} frames, and Number of Frames says {count}")
+    made = 0
+    everything = itertools.chain([first], frames)
+    for piece in _packed(everything) if image["bits_allocated"] == 1 else (frame.tobytes() for frame in everything):
+        made += len(piece)
+        yield piece
+    if made != length:
+        raise NotTranscodable(f"the frames have {made} bytes, and Number of Frames says {length}")
     yield bytes(padded - length)
 
 
+def _packed(frames: Iterator[Any]) -> Iterator[bytes]:
+    """Pixels of one bit, eight in a byte across the frames, the first one lowest (PS3.5 8.1.1, D)."""
+    rest = np.empty(0, bool)
+    for frame in frames:
+        bits = np.concatenate((rest, frame.ravel() != 0))
+        whole = len(bits) // 8 * 8
+        rest = bits[whole:]
+        yield np.packbits(bits[:whole], bitorder="little").tobytes()
+    yield np.packbits(rest, bitorder="little").tobytes()
+
+
 def _encoded(image: dict[str, Any], first: Any, frames: Iterator[Any], target: UID) -> Iterator[Buffer]:
-    encoder = get_encoder(target)
-    options = {**image, "number_of_frames": 1, "planar_configuration": 0}
     yield struct.pack("<HH2sxxI", 0x7FE0, 0x0010, b"OB", UNDEFINED) + _ITEM + bytes(4)
-    frame = first
-    while frame is not None:
-        try:
-            stream = encoder.encode(frame, encoding_plugin=_ENCODERS[target], **options)
-        except (RuntimeError, ValueError, NotImplementedError, AttributeError) as error:
-            raise NotTranscodable(f"a frame cannot be written as {target.name}: {error}") from error
-        padding = bytes(len(stream) % 2)
-        yield _ITEM + struct.pack("<I", len(stream) + len(padding)) + stream + padding
-        frame = next(frames, None)
+    for frame in itertools.chain([first], frames):
+        stream = encode(frame, target, image)
+        yield _ITEM + struct.pack("<I", len(stream)) + stream
     yield _SEQUENCE_END + bytes(4)
 
 
@@ -255,7 +235,8 @@ def _frames(source: _Source, pixels: Element, image: dict[str, Any]) -> Iterator
     shape = (image["rows"], image["columns"], *((samples,) if samples > 1 else ()))
     dtype = np.dtype(f"{'i' if image['pixel_representation'] else 'u'}{max(1, image['bits_allocated'] // 8)}")
     size = int(np.prod(shape)) * dtype.itemsize
-    if not 0 < size <= _MOST_FRAME_BYTES or image["bits_allocated"] not in {8, 16, 32}:
+    codable = {1, 8, 16, 32} if pixels.undefined else {8, 16, 32}
+    if not 0 < size <= _MOST_FRAME_BYTES or image["bits_allocated"] not in codable:
         raise NotTranscodable(f"frames of {size} bytes with {image['bits_allocated']} bits a sample cannot be coded")
     if pixels.undefined:
         yield from _decoded(source, pixels, image, dtype)
@@ -277,7 +258,7 @@ def _frames(source: _Source, pixels: Element, image: dict[str, Any]) -> Iterator
 
 def _decoded(source: _Source, pixels: Element, image: dict[str, Any], dtype: np.dtype[Any]) -> Iterator[Any]:
     offsets = tuple(source.header.value(e) for e in source.header.elements() if e.tag in {_OFFSETS, _OFFSET_LENGTHS})
-    options = {**image, "number_of_frames": 1, "pixel_keyword": "PixelData"}
+    stored = dict(image)
     source.file.seek(pixels.start)
     streams = generate_frames(
         source.file,
@@ -287,40 +268,13 @@ def _decoded(source: _Source, pixels: Element, image: dict[str, Any], dtype: np.
     while True:
         try:
             stream = next(streams, None)
-            if stream is None:
-                return
-            frame, image["photometric_interpretation"] = _decode(stream, source.transfer_syntax, options)
-        except (SanglocError, MemoryError):
-            raise
-        except Exception as error:  # the libraries raise whatever a damaged stream makes them meet
-            raise NotTranscodable(f"a frame cannot be decoded: {' '.join(str(error).split())[:200]}") from error
+        except (ValueError, struct.error, EOFError) as error:
+            raise NotTranscodable(f"the frames cannot be told apart: {error}") from error
+        if stream is None:
+            return
+        frame, image["photometric_interpretation"] = decode(stream, source.transfer_syntax, stored)
         image["planar_configuration"] = 0
         yield frame.astype(dtype, copy=False)
-
-
-def _decode(stream: bytes, syntax: str, options: Mapping[str, Any]) -> tuple[Any, str]:
-    """One frame and its photometric interpretation."""
-    plugin = _DECODERS[syntax]
-    if not plugin:
-        return _by_imagecodecs(stream, options), options["photometric_interpretation"]
-    one = _ITEM + bytes(4) + _ITEM + struct.pack("<I", len(stream)) + stream
-    decoder = get_decoder(UID(syntax))
-    try:
-        frame, made = decoder.as_array(one, index=0, raw=syntax not in _TO_RGB, decoding_plugin=plugin, **options)
-    except RuntimeError:
-        if plugin == "pillow" and options["samples_per_pixel"] == 1:  # such as JPEG with 12 bits
-            return _by_imagecodecs(stream, options), options["photometric_interpretation"]
-        raise
-    return frame, str(made["photometric_interpretation"])
-
-
-def _by_imagecodecs(stream: bytes, options: Mapping[str, Any]) -> Any:
-    import imagecodecs  # noqa: PLC0415  (90 ms that few need)
-
-    frame = imagecodecs.jpeg8_decode(stream)
-    if frame.shape[:2] != (options["rows"], options["columns"]):
-        raise ValueError(f"the compressed image is {frame.shape[1]} x {frame.shape[0]} pixels")
-    return frame
 
 
 def _end_of(source: _Source, pixels: Element) -> int:

@@ -15,9 +15,11 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 from images import CT, DEFLATED, JPEG_2000, JPEG_LS, RLE, header, image, part10, pixels
 from objects import kept
+from PIL import Image
 from pydicom import Dataset, dcmread
+from pydicom.encaps import encapsulate
 from pydicom.sequence import Sequence
-from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGBaseline8Bit
 
 from pacs import transcoding
 from pacs.outgoing import open_outgoing
@@ -80,6 +82,28 @@ def test_planes_are_woven_before_they_are_compressed(tmp_path: Path) -> None:
     got = sent(part10(file), tmp_path, JPEG_LS)
     assert np.array_equal(got.pixel_array, array)
     assert got.PlanarConfiguration == 0
+
+
+@pytest.mark.parametrize("target", [EXPLICIT, JPEG_LS])
+def test_every_frame_of_a_colour_jpeg_becomes_rgb(target: str, tmp_path: Path) -> None:
+    array = np.zeros((3, 32, 48, 3), np.uint8)
+    for frame, colour in enumerate(((200, 30, 30), (30, 200, 30), (30, 30, 200))):
+        array[frame] = colour
+    file = dcmread(BytesIO(image(array, samples=3)))
+    streams = []
+    for frame in array:
+        buffer = BytesIO()
+        Image.fromarray(frame).save(buffer, "JPEG", quality=95, subsampling=0)
+        streams.append(buffer.getvalue())
+    file.PixelData = encapsulate(streams)
+    file["PixelData"].is_undefined_length = True
+    file.PhotometricInterpretation = "YBR_FULL"
+    file.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+    whole = BytesIO()
+    file.save_as(whole, enforce_file_format=True)
+    got = sent(whole.getvalue(), tmp_path, target)
+    assert got.PhotometricInterpretation == "RGB"
+    assert np.abs(got.pixel_array.astype(int) - array).max() <= 4
 
 
 def test_values_of_every_kind_turn_from_big_endian(tmp_path: Path) -> None:
