@@ -32,6 +32,7 @@ class Filter:
     word_test: str = ""  # of a word: the test on a row `n` of name_words
     word_scan: str = ""  # of a word: the rows `n` of name_words that have it
     beginning: str = ""  # of a word of which only this is known
+    spelled: int = 0  # so many words that begin so stand in its first value
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from typing import Any, Literal
 from storage.database import Connection
 from storage.matching import LAST, Filter
 
-__all__ = ["Plan", "completed", "on_words", "plan"]
+__all__ = ["Plan", "completed", "on_words", "plan", "scans"]
 
 _PAGE = 100  # rows that a search wants
 _WALK_US, _LOOKUP_US, _WORD_US = 2.5, 6.0, 0.7  # a study walked over, looked up by key, a row of name_words
@@ -30,7 +30,7 @@ _MOST = 20_000  # rows of an indexed value: it is not counted further
 _COMMON = 2_000  # the same for rows of a word
 _SAMPLE = 5_000  # rows of a common word that are read to see how the other words share
 _UNKNOWN = 100_000  # studies, before PostgreSQL has counted them
-_EXPANDED = 64  # words that begin in one way; of more, the range is read
+_EXPANDED = 32  # words that begin in one way; of more, the range is read
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +66,15 @@ def _with_words(each: Filter, words: list[str] | None) -> Filter:
     if words is None or len(words) > _EXPANDED:
         return each
     key = next(iter(each.values))
-    value, scan = (words[0], f"n.word = %({key})s") if len(words) == 1 else (words, f"n.word = ANY(%({key})s)")
-    return replace(each, word_scan=scan, values={**each.values, key: value})
+    return replace(each, word_scan=f"n.word = ANY(%({key})s)", spelled=len(words), values={**each.values, key: words})
+
+
+def scans(word: Filter) -> list[str]:
+    """The rows of a word in pieces that each stand in the index in order of date; of a whole range, they do not."""
+    if not word.spelled:
+        return [word.word_scan]
+    key = next(iter(word.values))
+    return [f"n.word = (%({key})s::text[])[{n}]" for n in range(1, word.spelled + 1)]
 
 
 def plan(connection: Connection, given: Sequence[Filter], date: Filter | None) -> Plan:
@@ -85,7 +92,7 @@ def plan(connection: Connection, given: Sequence[Filter], date: Filter | None) -
     ways = {"walk": costs.walk_us(best), "keys": math.inf, "names": math.inf}
     if best is not None and best is not date and costs.of(best) < _MOST:
         ways["keys"] = costs.of(best) * _LOOKUP_US
-    if words and min(ways.values()) > _CHEAP_US:
+    if words and min(ways["keys"], costs.dated_us()) > _CHEAP_US:
         ways["names"], ways["walk"] = costs.names_us(words)
     way = min(ways, key=lambda each: ways[each])
     if way == "keys" and best is not None:
@@ -125,6 +132,11 @@ class _Costs:
         share = 1.0 if rarest is None or rarest is self._date else max(self.of(rarest), 1) / self.total
         return min(dated, _PAGE / min(share, 1.0)) * _WALK_US
 
+    def dated_us(self) -> float:
+        """What a walk over all of the range of dates costs, whatever else is asked; microseconds."""
+        dated = self.of(self._date) if self._date is not None else _MOST
+        return math.inf if dated >= _MOST else dated * _WALK_US
+
     def names_us(self, words: list[Filter]) -> tuple[float, float]:
         """What reading the rows of a word costs, and what a walk that looks for them; puts the cheapest word first."""
         for each in words:
@@ -135,13 +147,17 @@ class _Costs:
         if self._date is not None:
             dated = max(self.of(self._date), self._estimated(self._date.candidates, [self._date]))
         tests = " AND ".join(each.word_test for each in others) or "true"
-        sample = f"{self._scan(scanned, '*')} {_order(scanned)} LIMIT {_SAMPLE}"
+        sample = f"{self._scan(scanned, '*')} LIMIT {_SAMPLE}"
         read, matching = self._execute(f"SELECT count(*), count(*) FILTER (WHERE {tests}) FROM ({sample}) AS n", words)
-        share = max(matching, 1) / max(read, 1)
-        having = self.of(scanned)
-        rows = min(having, _PAGE / share) if _order(scanned) else having
-        walked = min(dated, _PAGE / share * max(dated / having, 1))
-        return rows * _WORD_US + min(rows * share, _PAGE) * _LOOKUP_US, walked * _WALK_US
+        expected = max(matching, 1) / max(read, 1) * self.of(scanned)
+
+        def needed(word: Filter) -> float:
+            having = self.of(word)
+            return min(having, _PAGE * having / expected) if _is_ordered(word) else having
+
+        words.sort(key=needed)
+        walked = min(dated, _PAGE * dated / expected)
+        return needed(words[0]) * _WORD_US + min(expected, _PAGE) * _LOOKUP_US, walked * _WALK_US
 
     def _scan(self, word: Filter, selected: str = "") -> str:
         return f"SELECT {selected} FROM name_words AS n WHERE {word.word_scan}{self._within}"
@@ -164,6 +180,6 @@ def on_words(date: Filter) -> str:
     return date.test.replace("s.study_date", "n.study_date")
 
 
-def _order(word: Filter) -> str:
-    """The order in which the rows of one word stand in the index; '' for several words."""
-    return "ORDER BY n.study_date DESC NULLS LAST, n.study_fk DESC" if " = %" in word.word_scan else ""
+def _is_ordered(word: Filter) -> bool:
+    """Whether its rows can be read the latest first."""
+    return not word.beginning or word.spelled > 0

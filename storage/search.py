@@ -15,7 +15,7 @@ from storage.conditions import filters_of
 from storage.criteria import Dates, Query
 from storage.database import Connection
 from storage.matching import Filter
-from storage.planning import Plan, completed, on_words, plan
+from storage.planning import Plan, completed, on_words, plan, scans
 
 __all__ = ["Row", "Total", "keys", "rows", "total"]
 
@@ -29,7 +29,9 @@ class Total(NamedTuple):
     exact: bool
 
 
-_LATEST = "{0}.study_date DESC NULLS LAST, {0}.study_pk DESC"
+_LATEST = "s.study_date DESC NULLS LAST, s.study_pk DESC"
+_LATEST_NAMED = "n.study_date DESC NULLS LAST, n.study_fk DESC"
+_BY_NUMBER = ", e.series_number NULLS LAST, e.series_pk"
 
 # From a row of the level above to the rows below it; (SELECT ... OFFSET 0) keeps PostgreSQL from turning it around.
 _DOWN = {
@@ -44,10 +46,9 @@ _PARTS = {
 }
 _ORDER = {
     Level.PATIENT: "p.patient_pk DESC",
-    Level.STUDY: _LATEST.format("s"),
-    Level.SERIES: _LATEST.format("s") + ", e.series_number NULLS LAST, e.series_pk",
-    Level.IMAGE: _LATEST.format("s")
-    + ", e.series_number NULLS LAST, e.series_pk, i.instance_number NULLS LAST, i.instance_pk",
+    Level.STUDY: _LATEST,
+    Level.SERIES: _LATEST + _BY_NUMBER,
+    Level.IMAGE: _LATEST + _BY_NUMBER + ", i.instance_number NULLS LAST, i.instance_pk",
 }
 _KEY = {
     Level.PATIENT: "p.patient_pk",
@@ -128,8 +129,11 @@ class _Search:
 
     @property
     def order(self) -> str:
-        """The order of the rows; that of studies is the one in which they are walked."""
-        return _ORDER[self._level]
+        """The order of the rows; that of studies is the one in which they are walked, or in which their names stand."""
+        order = _ORDER[self._level]
+        if self._plan.way != "names" or self._level is Level.PATIENT:
+            return order
+        return order.replace("s.study_date", "n.study_date").replace("s.study_pk", "n.study_fk")
 
     def statement(self, selected: str) -> str:
         """SELECT this FROM ... WHERE ..., in order up to the studies."""
@@ -149,25 +153,37 @@ class _Search:
         return f"SELECT {selected} FROM {' '.join(parts)} WHERE {' AND '.join(conditions)}"
 
     def _studies(self) -> tuple[str, list[str]]:
-        """Where studies come from, and what they are tested for."""
+        """Where studies come from, and what they are tested for.
+
+        Ordered sources are subqueries of their own: PostgreSQL, which knows nothing of how dates and names go together,
+        would now and then read all and sort.
+        """
         chosen: Plan = self._plan
         tested = chosen.driver if chosen.way == "names" else ()  # candidates by key may be more than what matches
         conditions = ["NOT s.hidden", *self._tests(Level.STUDY, without=tested), *self._below()]
         if chosen.way == "keys":
-            conditions.append(f"s.study_pk = ANY(ARRAY({chosen.driver[0].candidates}))")
-        if chosen.way != "names":
-            return "studies AS s", conditions
-        return f"({self._by_name()}) AS n JOIN studies AS s ON s.study_pk = n.study_fk", conditions
+            return "studies AS s", [*conditions, f"s.study_pk = ANY(ARRAY({chosen.driver[0].candidates}))"]
+        if chosen.way == "walk":
+            dated = f" AND {self._date.test}" if self._date is not None else ""
+            return f"(SELECT * FROM studies AS s WHERE NOT hidden{dated} ORDER BY {_LATEST} OFFSET 0) AS s", conditions
+        one = "CROSS JOIN LATERAL (SELECT * FROM studies WHERE study_pk = n.study_fk OFFSET 0) AS s"
+        return f"({self._by_name()}) AS n {one}", conditions
 
     def _by_name(self) -> str:
+        """The rows of the words of a name, the latest first: of several words for a beginning, merged."""
         scanned, *others = self._plan.driver
-        tests = [scanned.word_scan, *(each.word_test for each in others)]
+        tests = [each.word_test for each in others]
         if self._date is not None:
             tests.append(on_words(self._date))
-        unique = "" if " = %" in scanned.word_scan else "DISTINCT "
+        parts = [
+            f"SELECT n.study_date, n.study_fk FROM name_words AS n WHERE {' AND '.join([scan, *tests])}"
+            for scan in scans(scanned)
+        ]
+        distinct = (
+            "SELECT DISTINCT study_date, study_fk FROM" if len(parts) > 1 or scanned.beginning else "SELECT * FROM"
+        )
         return (
-            f"SELECT {unique}n.study_date, n.study_fk FROM name_words AS n WHERE {' AND '.join(tests)}"
-            " ORDER BY n.study_date DESC NULLS LAST, n.study_fk DESC OFFSET 0"
+            f"{distinct} ({' UNION ALL '.join(parts)}) AS w ORDER BY study_date DESC NULLS LAST, study_fk DESC OFFSET 0"
         )
 
     def _patients(self, selected: str) -> str:
