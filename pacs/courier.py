@@ -42,7 +42,6 @@ _ROUND = 256  # instances whose rows are in memory
 _MARK = (32, 0.5)  # results are written when so many have gathered, or so many seconds have passed
 _AWAY_S = 0.5  # between two tries to write them while the database is away
 _COMMIT_AT_ONCE = 500  # instances in one request for commitment
-_COMMIT_AGAIN_S = 900.0  # without a report
 
 
 class Courier:
@@ -286,7 +285,6 @@ class Courier:
             str(generate_uid(prefix=None)),
         )
         with database.transaction() as connection:
-            forwarding.ask_again(connection, pk, _COMMIT_AGAIN_S)
             found = forwarding.sent(connection, pk, _COMMIT_AT_ONCE)
             forwarding.ask(connection, [queue_pk for queue_pk, _ in found], transaction_uid)
         if not found:
@@ -296,7 +294,7 @@ class Courier:
             report = ask_commitment(self._peer, self._exchange.config, transaction_uid, [one for _, one in found])
         except PeerRefused:
             with database.autocommit() as connection:
-                forwarding.ask_again(connection, pk, 0)
+                forwarding.unask(connection, transaction_uid)
             raise
         if report is not None:
             with database.transaction() as connection:

@@ -29,6 +29,8 @@ _LOOK_S = (2.0, 60.0)  # at least so often while something waits, and while noth
 _NO_RULES_S = 60.0  # how often the cursor follows while there are no rules
 _LEASE_S = 15.0  # after which another process may take over from one that died
 _DRAIN_S = 5.0
+_REMIND_S = 60.0  # between two looks for reports of commitment that did not come
+_REPORT_S = 900.0  # a report that has not come by then will not come: ask again
 
 
 def forward(exchange: Exchange, stop: threading.Event) -> None:
@@ -61,11 +63,13 @@ class Forwarder:
         self._couriers: dict[int, Courier] = {}
         self._horizon = Horizon()
         self._routed_at = -_NO_RULES_S
+        self._reminded_at = -_REMIND_S
 
     def step(self) -> float:
         """Do what is due; seconds until the next look unless somebody rings. Raises `Unavailable`."""
         self._tend()
         settled = self._route()
+        self._remind()
         self._start()
         if not settled:
             return _UNSETTLED_S
@@ -97,6 +101,12 @@ class Forwarder:
             with database.transaction() as connection:
                 more = apply_rules(connection, marks, self._exchange.config.settle_s)
         return True
+
+    def _remind(self) -> None:
+        if time.monotonic() - self._reminded_at > _REMIND_S:
+            with self._exchange.database.autocommit() as connection:
+                forwarding.ask_again(connection, _REPORT_S)
+            self._reminded_at = time.monotonic()
 
     def _tend(self) -> None:
         """Forget couriers that have ended; keep the leases of the others, and halt those who have lost theirs."""

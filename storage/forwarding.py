@@ -23,8 +23,8 @@ from storage.errors import NotFound
 
 __all__ = [
     "Entry", "State", "Waiting", "ask", "ask_again", "broke", "cancel", "done", "due", "enqueue_study", "entries",
-    "lease", "line_failed", "lost_interest", "pending", "refused", "release", "retry", "sent", "take_report", "waiting",
-    "waiting_studies",
+    "lease", "line_failed", "lost_interest", "pending", "refused", "release", "retry", "sent", "take_report", "unask",
+    "waiting", "waiting_studies",
 ]  # fmt: skip
 
 State = Literal["waiting", "done", "dead", "cancelled", "sent", "asked", "committed"]
@@ -79,8 +79,8 @@ def pending(connection: Connection) -> bool:
     row = connection.execute(
         "SELECT EXISTS (SELECT FROM forwarding_destinations AS d WHERE NOT paused AND ("
         "EXISTS (SELECT FROM forwarding_queue WHERE destination_fk = d.destination_pk AND state = 'waiting')"
-        " OR EXISTS (SELECT FROM forwarding_queue WHERE destination_fk = d.destination_pk AND state = 'sent')"
-        " OR EXISTS (SELECT FROM forwarding_queue WHERE destination_fk = d.destination_pk AND state = 'asked')"
+        " OR (d.commitment AND EXISTS (SELECT FROM forwarding_queue WHERE destination_fk = d.destination_pk"
+        " AND state = 'sent'))"
         " OR EXISTS (SELECT FROM availability_notices WHERE destination_fk = d.destination_pk AND state = 'waiting')))"
     ).fetchone()
     return row == (True,)
@@ -216,12 +216,21 @@ def ask(connection: Connection, queue_pks: Sequence[int], transaction_uid: str) 
     )
 
 
-def ask_again(connection: Connection, destination_pk: int, after_s: float) -> None:
+def ask_again(connection: Connection, after_s: float) -> None:
     """What was asked for `after_s` seconds ago without a report is to be asked for once more."""
     connection.execute(
-        "UPDATE forwarding_queue SET state = 'sent', changed_at = now() WHERE destination_fk = %s AND state = 'asked'"
-        " AND changed_at <= now() - make_interval(secs => %s)",
-        (destination_pk, after_s),
+        "UPDATE forwarding_queue AS q SET state = 'sent', changed_at = now() FROM forwarding_destinations AS d"
+        " WHERE q.destination_fk = d.destination_pk AND d.commitment AND q.state = 'asked'"
+        " AND q.changed_at <= now() - make_interval(secs => %s)",
+        (after_s,),
+    )
+
+
+def unask(connection: Connection, transaction_uid: str) -> None:
+    """The destination has not taken the request: as if it had not been made."""
+    connection.execute(
+        "UPDATE forwarding_queue SET state = 'sent', changed_at = now() WHERE transaction_uid = %s AND state = 'asked'",
+        (transaction_uid,),
     )
 
 
