@@ -8,13 +8,15 @@ import json
 import zipfile
 from collections.abc import Callable
 from typing import Any
+from xml.etree import ElementTree
 
 import httpx
 import numpy as np
 import pydicom
 import pytest
-from archive import Archive
+from archive import Archive, part10
 from http_server import problem
+from pydicom.uid import JPEGLSLossless
 from related import parts_of
 
 from storage.studies import Received
@@ -231,3 +233,55 @@ def test_who_took_a_study_is_noted_once(http: httpx.Client, series: Any) -> None
     log = http.get("/api/audit", params={"study_uid": stored[0].header.study_uid}).json()["items"]
     actions = [entry["action"] for entry in log]
     assert (actions.count("study.retrieved"), actions.count("study.viewed")) == (1, 1)
+
+
+def test_objects_in_the_transfer_syntax_that_was_asked_for(archive: Archive, http: httpx.Client) -> None:
+    pixels = np.random.default_rng(2).integers(0, 4096, (64, 48)).astype(np.uint16)
+    packed = pydicom.dcmread(part10(pixels))
+    packed.compress(JPEGLSLossless, generate_instance_uid=False)
+    file = io.BytesIO()
+    packed.save_as(file)
+    stored = archive.add(pixels, content=file.getvalue(), transfer_syntax=JPEGLSLossless)
+    path = path_of(stored)
+
+    def got(accept: str) -> pydicom.Dataset:
+        answer = http.get(path, headers={"Accept": accept})
+        assert answer.status_code == 200, answer.text
+        return pydicom.dcmread(io.BytesIO(answer.content))
+
+    as_stored = got("application/dicom; transfer-syntax=*")
+    assert as_stored.file_meta.TransferSyntaxUID == JPEGLSLossless
+    preferred = f"application/dicom; transfer-syntax={JPEGLSLossless}, application/dicom; transfer-syntax={EXPLICIT}"
+    assert got(preferred).file_meta.TransferSyntaxUID == JPEGLSLossless
+    for accept in ("application/dicom", f"application/dicom; transfer-syntax={EXPLICIT}"):
+        plain = got(accept)
+        assert plain.file_meta.TransferSyntaxUID == EXPLICIT
+        assert (plain.pixel_array == pixels).all()
+    ((kind, data),) = parts_of(http.get(path_of(stored, "study")))
+    assert kind == f"application/dicom; transfer-syntax={EXPLICIT}"
+    assert pydicom.dcmread(io.BytesIO(data)).PixelData == pixels.tobytes()
+    problem(http.get(path, headers={"Accept": "application/dicom; transfer-syntax=1.2.840.10008.1.2.4.100"}), 406)
+
+
+def test_what_cannot_be_given_as_asked_is_left_out(archive: Archive, http: httpx.Client, series: Any) -> None:
+    (plain,) = series(1)
+    film = archive.add(study_uid=plain.header.study_uid, transfer_syntax="1.2.840.10008.1.2.4.102")
+    answer = http.get(path_of(plain, "study"))
+    assert (answer.status_code, len(parts_of(answer))) == (206, 1)
+    problem(http.get(path_of(film)), 406)
+    whole = http.get(path_of(plain, "study"), headers={"Accept": ANY})
+    assert (whole.status_code, len(parts_of(whole))) == (200, 2)
+
+
+def test_metadata_as_xml(archive: Archive, http: httpx.Client, series: Any) -> None:
+    stored = series(2)
+    accept = {"Accept": 'multipart/related; type="application/dicom+xml"'}
+    parts = parts_of(http.get(path_of(stored[0], "series") + "/metadata", headers=accept))
+    assert [kind for kind, _ in parts] == ["application/dicom+xml"] * 2
+    for one, (_, data) in zip(stored, parts, strict=True):
+        found = {element.get("tag"): element for element in ElementTree.fromstring(data)}
+        assert found["00080018"].findtext("{*}Value") == one.header.sop_uid
+        (bulk,) = found["7FE00010"]
+        assert path_of(one) in str(bulk.get("uri"))
+    ((_, alone),) = parts_of(http.get(path_of(stored[0]) + "/metadata", headers=accept))
+    assert alone == parts[0][1]
