@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
-from fastapi import APIRouter, Path, Query, Response
+from fastapi import APIRouter, Path, Response
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, create_model
 
 from api.context import Actor, Before, Context, Here, Limit, Text
@@ -20,7 +20,6 @@ router = APIRouter(prefix="/api", tags=["orders"])
 
 _UID = r"^(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*))*$"
 Number = Annotated[int, Path(ge=1, le=2**63 - 1, description="`number` of the order")]
-StudyUid = Annotated[str | None, Query(pattern=_UID, max_length=64, description="Study Instance UID")]
 
 
 def _partial(model: type[BaseModel]) -> type[BaseModel]:
@@ -153,7 +152,7 @@ def page(
     patient_id: Text = None,
     accession: Text = None,
     placer_number: Text = None,
-    study_uid: StudyUid = None,
+    study_uid: Text = None,
     cursor: Before = None,
     limit: Limit = 50,
 ) -> Orders:
@@ -217,7 +216,7 @@ def change_status(here: Here, actor: Actor, number: Number, body: NewStatus) -> 
 def performed_steps(
     here: Here,
     _: Actor,
-    study_uid: StudyUid = None,
+    study_uid: Text = None,
     complete: bool | None = None,
     cursor: Before = None,
     limit: Limit = 50,

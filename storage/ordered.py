@@ -9,7 +9,7 @@ import datetime as dt
 import unicodedata
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NaiveDatetime
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NaiveDatetime, WithJsonSchema
 
 from storage.errors import InvalidUID
 from storage.uid import UID
@@ -62,6 +62,11 @@ PN = Annotated[str, AfterValidator(_person), Field(max_length=200)]
 AE = Annotated[str, AfterValidator(_plain), Field(max_length=16, pattern=r"^[\x20-\x5B\x5D-\x7E]*$")]
 CS = Annotated[str, Field(max_length=16, pattern=r"^[A-Z0-9_ ]*$")]
 UI = Annotated[str, AfterValidator(_uid), Field(max_length=64)]
+LocalTime = Annotated[
+    NaiveDatetime,
+    WithJsonSchema({"type": "string", "pattern": r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}(:\d{2}(\.\d{1,6})?)?$"}),
+]
+"""A time without a time zone, which JSON Schema's date-time is not."""
 Number = Annotated[str, AfterValidator(_plain), Field(max_length=64)]
 """Of an order: (0040,2016) and (0040,2017) are LO."""
 
@@ -102,7 +107,7 @@ class Step(_Part):
 
     step_id: SH = ""
     modality: Annotated[CS, Field(min_length=2)]
-    start: NaiveDatetime
+    start: LocalTime
     ae_title: AE = Field(default="", description="of the station; empty: any station of the modality")
     station_name: SH = ""
     location: SH = ""

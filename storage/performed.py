@@ -14,6 +14,7 @@ from psycopg.types.json import Jsonb
 from storage import audit
 from storage.database import Connection
 from storage.errors import NotFound
+from storage.matching import comparable
 
 __all__ = [
     "LinkedStep", "ScheduledKey", "State", "Step", "add", "content_of", "link", "linked", "note_complete", "of_order",
@@ -190,7 +191,9 @@ def page(
     if complete is not None:
         conditions.append(f"p.complete_at IS {'NOT ' if complete else ''}NULL")
     sql = f"{_STEP} WHERE {' AND '.join(conditions)} ORDER BY p.performed_pk DESC LIMIT %(limit)s"
-    return _select(connection, sql, {"before": before or 2**63 - 1, "study": study_uid, "limit": limit})
+    return _select(
+        connection, sql, {"before": before or 2**63 - 1, "study": comparable(study_uid or ""), "limit": limit}
+    )
 
 
 def of_order(connection: Connection, order_pk: int) -> list[Step]:
