@@ -31,7 +31,7 @@ Target = Annotated[
 Calling = Annotated[str | None, typer.Option("--calling", help="Our AE title, other than the setting.", metavar="AET")]
 Tls = Annotated[bool, typer.Option("--tls", help="Speak TLS to AETITLE@host:port.")]
 Token = Annotated[
-    str, typer.Option("--token", help="Bearer token for a URL.", envvar="SANGLOC_PEER_TOKEN", metavar="TOKEN")
+    str, typer.Option("--token", help="Bearer token for a URL.", envvar="DICOMWEB_TOKEN", metavar="TOKEN")
 ]
 Web = Annotated[bool, typer.Option("--web", help="Use DICOMweb for a peer that has both.")]
 Name = Annotated[str, typer.Argument(help="Our name for the peer.", metavar="NAME")]
