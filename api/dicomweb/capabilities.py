@@ -13,7 +13,7 @@ from fastapi import APIRouter, Request, Response
 from api.context import Actor
 from api.dicomweb.bodies import tag_of
 from api.dicomweb.media import Offer, accepted, choose
-from api.dicomweb.resources import get
+from api.dicomweb.resources import get, origin
 from api.problems import MEDIA_TYPE, responses
 
 __all__ = ["OFFERS", "router"]
@@ -50,7 +50,7 @@ async def capabilities(request: Request, _: Actor) -> Response:
 def _document(request: Request) -> Response:
     offer, _ = choose(accepted(request), OFFERS)
     root = re.sub(r"/(capabilities)?$", "", request.url.path)
-    base = f"{str(request.base_url).rstrip('/')}{root}/"
+    base = f"{origin(request)}{root}/"
     found = sorted(_methods(request, root), key=lambda one: (one["path"], one["method"]))
     body = orjson.dumps({"base": base, "resources": found}) if offer == _JSON else _wadl(base, found).encode()
     return Response(body, headers={"ETag": tag_of(body), "Allow": "GET, HEAD, OPTIONS"}, media_type=offer.kind)

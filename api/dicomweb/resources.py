@@ -12,7 +12,7 @@ from pacs.retrieve import Selection, StoredInstance
 from storage.errors import NotFound
 from storage.retrieval import details
 
-__all__ = ["INSTANCE", "SERIES", "STUDY", "FrameList", "InstanceUids", "address", "get", "one", "selection"]
+__all__ = ["INSTANCE", "SERIES", "STUDY", "FrameList", "InstanceUids", "address", "get", "one", "origin", "selection"]
 
 STUDY = "/studies/{study_uid}"
 SERIES = STUDY + "/series/{series_uid}"
@@ -53,9 +53,18 @@ def get(router: APIRouter, path: str, **options: Any) -> Callable[[Callable[...,
     return register
 
 
+def origin(request: Request) -> str:
+    """Scheme, host and port as the client sees them, and the path below which a proxy shows us; no slash at its end."""
+    base = request.base_url
+    host, port = request.scope.get("server") or ("", None)
+    if base.port is None and base.hostname == host and port not in (80, 443, None):
+        base = base.replace(port=port)  # dicomweb-client leaves the port out of its Host header
+    return str(base).rstrip("/")
+
+
 def address(request: Request) -> str:
     """The address of the DICOMweb service as the client sees it, without a slash at its end."""
-    return str(request.base_url).rstrip("/") + request.url.path.partition("/studies")[0]
+    return origin(request) + request.url.path.partition("/studies")[0]
 
 
 def selection(here: Context, study_uid: str, series_uid: str | None = None, sop_uid: str | None = None) -> Selection:
