@@ -57,7 +57,12 @@ def _uid(text: str) -> str:
 
 SH = Annotated[str, AfterValidator(_plain), Field(max_length=16)]
 LO = Annotated[str, AfterValidator(_plain), Field(max_length=64)]
-LT = Annotated[str, AfterValidator(_lines), Field(max_length=10_240)]
+LT = Annotated[
+    str,
+    AfterValidator(_lines),
+    Field(max_length=10_240),
+    WithJsonSchema({"type": "string", "description": "several lines, at most 10,240 characters"}),
+]
 PN = Annotated[str, AfterValidator(_person), Field(max_length=200)]
 AE = Annotated[str, AfterValidator(_plain), Field(max_length=16, pattern=r"^[\x20-\x5B\x5D-\x7E]*$")]
 CS = Annotated[str, Field(max_length=16, pattern=r"^[A-Z0-9_ ]*$")]
