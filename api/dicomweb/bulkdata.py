@@ -18,7 +18,7 @@ from pacs.elements import PIXEL_TAGS
 from pacs.retrieve import StoredInstance
 from storage.errors import NotFound, ObjectStoreUnavailable
 
-__all__ = ["OFFERS", "router"]
+__all__ = ["OFFERS", "router", "value_of"]
 
 router = APIRouter(tags=["WADO-RS"])
 
@@ -54,14 +54,15 @@ def bulk_data(request: Request, here: Here, actor: Actor, uids: InstanceUids, pl
     here.looks.note(here.database, actor, "study.viewed", uids[0])
     offer, _ = choose(accepted(request), OFFERS)
     tag = tag_of(found.sha256.hex(), offer, place.upper())
-    content = [_value(here, found, place)]
+    content = [value_of(here, found, place)]
     if not offer.multipart:
         return answer(here, request.headers, Body(content, OCTETS), tag)
     part: tuple[Mapping[str, str], Sequence[Piece]] = {"Content-Type": OCTETS}, content
     return answer(here, request.headers, multipart([part], OCTETS, tag), tag)
 
 
-def _value(here: Context, instance: StoredInstance, place: str) -> Piece:
+def value_of(here: Context, instance: StoredInstance, place: str) -> Piece:
+    """The value at a place of an instance; raises `NotFound` where there is none."""
     try:
         found = find(here.store, instance, place)
     except NotFound as error:

@@ -15,6 +15,7 @@ from fastapi import APIRouter, HTTPException, Request, Response
 
 from api.context import Actor, Context, Here, UidPath
 from api.dicomweb.bodies import Body, Made, Piece, answer, boundary_of, delimited, related, tag_of
+from api.dicomweb.bulkdata import value_of
 from api.dicomweb.media import Offer, accepted, choose
 from api.dicomweb.picturequery import Asked
 from api.dicomweb.resources import INSTANCE, SERIES, STUDY, FrameList, InstanceUids, get, one, selection
@@ -33,6 +34,8 @@ _FORMATS: dict[str, Literal["jpeg", "png"]] = {"image/jpeg": "jpeg", "image/png"
 _SINGLE = tuple(map(Offer, _FORMATS))
 _MULTIPART = tuple(Offer(kind, multipart=True) for kind in _FORMATS)
 OFFERS = (*_SINGLE, *_MULTIPART)
+_PDF, _PDF_STORAGE = Offer("application/pdf"), "1.2.840.10008.5.1.4.1.1.104.1"
+_ENCAPSULATED_DOCUMENT = "00420011"
 _MOST_MANY = 1000  # pictures in one answer
 _THUMBNAIL_PIXELS = 256
 
@@ -65,8 +68,13 @@ async def series(
 
 @get(router, INSTANCE + "/rendered", **_DESCRIBED)
 async def instance(request: Request, here: Here, actor: Actor, uids: InstanceUids, picture: Asked) -> Response:
-    """A picture of one image; of one with many frames the representative one, or all of them as parts."""
+    """A picture of one image; of one with many frames the representative one, or all of them as parts.
+
+    An encapsulated PDF document is given as it is.
+    """
     found = await to_thread.run_sync(_find, here, actor, uids)
+    if found.sop_class == _PDF_STORAGE:
+        return await to_thread.run_sync(_document, request, here, found)
     return await _one(request, here, found, picture)
 
 
@@ -77,6 +85,12 @@ async def frames(
     """Pictures of some frames."""
     found = await to_thread.run_sync(_find, here, actor, uids)
     return await _one(request, here, found, picture, numbers)
+
+
+def _document(request: Request, here: Context, found: StoredInstance) -> Response:
+    offer, _ = choose(accepted(request), (_PDF,))
+    tag = tag_of(found.sha256.hex(), offer)
+    return answer(here, request.headers, Body([value_of(here, found, _ENCAPSULATED_DOCUMENT)], offer.kind), tag)
 
 
 def _find(here: Context, actor: str, uids: tuple[str, str, str]) -> StoredInstance:

@@ -12,7 +12,19 @@ from pacs.retrieve import Selection, StoredInstance
 from storage.errors import NotFound
 from storage.retrieval import details
 
-__all__ = ["INSTANCE", "SERIES", "STUDY", "FrameList", "InstanceUids", "address", "get", "one", "origin", "selection"]
+__all__ = [
+    "INSTANCE",
+    "SERIES",
+    "STUDY",
+    "FrameList",
+    "InstanceUids",
+    "address",
+    "get",
+    "missing",
+    "one",
+    "origin",
+    "selection",
+]
 
 STUDY = "/studies/{study_uid}"
 SERIES = STUDY + "/series/{series_uid}"

@@ -148,3 +148,11 @@ def test_what_is_no_image_says_why(archive: Archive, http: httpx.Client) -> None
     problem(http.get(path_of(cut), headers={"Accept": "application/dicom"}), 406)
     for suffix in ("rendered", "thumbnail"):
         problem(http.get(f"{WEB}/studies/1.2.3/{suffix}"), 404)
+
+
+def test_a_document_is_given_as_it_is(archive: Archive, http: httpx.Client) -> None:
+    pdf, kind = b"%PDF-1.4 and so on", "1.2.840.10008.5.1.4.1.1.104.1"
+    header = archive.add(part10_over={"EncapsulatedDocument": pdf, "SOPClassUID": kind}, sop_class=kind).header
+    answer = http.get(path_of(header), headers={"Accept": "application/pdf"})
+    assert (answer.headers["content-type"], answer.content) == ("application/pdf", pdf)
+    problem(http.get(path_of(header), headers={"Accept": "image/jpeg"}), 406)
