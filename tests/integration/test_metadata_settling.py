@@ -13,6 +13,7 @@ from running import until
 
 from pacs import metadata
 from pacs.tasks import Exchange, ExchangeConfig
+from pacs.verify import verify
 from storage.metadata import versions
 from storage.studies import Received
 
@@ -105,6 +106,13 @@ def test_an_object_that_is_gone_is_made_again(archive: Archive, settling: Any) -
         (found,) = versions(connection, stored[0].header.study_uid)
     assert b"".join(metadata.series_json(archive.database, archive.store, found)).count(b"7FE00010") > 9
     assert kept(archive, stored[0]) not in (None, key)
+
+
+def test_what_is_kept_is_no_orphan(archive: Archive, settling: Any) -> None:
+    stored = series(archive, 9)
+    settling(lambda: kept(archive, stored[0]))
+    report = verify(archive.database, archive.store, in_flight_s=0)
+    assert (report.checked, report.orphans) == (9, [])
 
 
 def test_nothing_that_a_sender_writes_becomes_an_address(archive: Archive) -> None:
