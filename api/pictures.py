@@ -40,6 +40,8 @@ class Pictures:
 
     def _keep(self, tag: str, picture: Rendered) -> None:
         with self._lock:
+            if len(picture.body) > self._max_bytes // 4:
+                return  # it would drive out many others
             if tag not in self._kept:
                 self._bytes += len(picture.body) + _OVERHEAD_BYTES
             self._kept[tag] = picture

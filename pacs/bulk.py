@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pacs.dicomjson import little_endian
-from pacs.elements import DataSet, Element, read_header
+from pacs.elements import PIXEL_TAGS, DataSet, Element, inflated, read_header
 from pacs.frames import Range
 from pacs.scan import DEFLATED
 from storage.errors import InvalidDataSet
@@ -41,7 +41,8 @@ def find(store: ObjectStore, instance: StoredInstance, place: str) -> Range | by
         value = store.read(instance.object_key, found.start, size)
         return little_endian(value, found.vr)
     if instance.transfer_syntax in DEFLATED:
-        return data_set.value(found)
+        pixels = found.tag in PIXEL_TAGS and len(steps) == 1  # which the header does not reach
+        return (inflated(store, instance) if pixels else data_set.data)[found.start : found.end]
     if found.end > instance.object_size:
         raise InvalidDataSet("the value is cut off")
     return Range(found.start, found.end - found.start)

@@ -174,27 +174,30 @@ def read_header(store: ObjectStore, instance: StoredInstance) -> tuple[DataSet, 
         ObjectStoreUnavailable, NotFound: of the store.
         InvalidDataSet: a deflated data set cannot be inflated.
     """
-    if instance.transfer_syntax in DEFLATED:
-        data_set = DataSet.of(inflated(store, instance), 0, instance.transfer_syntax)
-        return data_set, _whole(data_set)[0]
-    size = _WINDOW_BYTES
+    size, deflated = _WINDOW_BYTES, instance.transfer_syntax in DEFLATED
     while True:
-        data = store.read(instance.object_key, 0, size)
-        data_set = DataSet.of(data, instance.dataset_offset, instance.transfer_syntax)
+        data = inflated(store, instance, size) if deflated else store.read(instance.object_key, 0, size)
+        data_set = DataSet.of(data, 0 if deflated else instance.dataset_offset, instance.transfer_syntax)
         found, whole = _whole(data_set)
         if len(data) < size or (whole and found and found[-1].tag in PIXEL_TAGS):
             return data_set, found
         size *= 8
 
 
-def inflated(store: ObjectStore, instance: StoredInstance) -> bytes:
-    """The data set of a deflated object (PS3.5 A.5), within bounds; raises `InvalidDataSet`."""
+def inflated(store: ObjectStore, instance: StoredInstance, size: int | None = None) -> bytes:
+    """The data set of a deflated object, or its first `size` bytes (PS3.5 A.5).
+
+    Raises:
+        InvalidDataSet: it cannot be inflated, or the whole is larger than any image.
+    """
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    packed = None if size is None else size + size // 256 + 4096  # what does not shrink grows by less than that
     try:
-        data = inflater.decompress(store.read(instance.object_key, instance.dataset_offset), _MAX_INFLATED_BYTES)
+        data = store.read(instance.object_key, instance.dataset_offset, packed)
+        data = inflater.decompress(data, size or _MAX_INFLATED_BYTES)
     except zlib.error as error:
         raise InvalidDataSet("the data set cannot be inflated") from error
-    if inflater.unconsumed_tail:
+    if size is None and inflater.unconsumed_tail:
         raise InvalidDataSet(f"the data set inflates to more than {_MAX_INFLATED_BYTES:,} bytes")
     return data
 

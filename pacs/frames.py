@@ -17,7 +17,7 @@ import numpy as np
 from pydicom import Dataset
 from pydicom.filereader import read_dataset
 
-from pacs.elements import PIXEL_TAGS, DataSet, Element, read_header
+from pacs.elements import PIXEL_TAGS, DataSet, Element, inflated, read_header
 from pacs.scan import DEFLATED, EXPLICIT_BIG_ENDIAN
 from storage.errors import InvalidDataSet
 from storage.objects import ObjectStore
@@ -179,7 +179,7 @@ def open_image(store: ObjectStore, instance: StoredInstance) -> Image:
         pixels.vr,
         pixels.end == -1,
         pixels,
-        data_set.data if instance.transfer_syntax in DEFLATED else None,
+        inflated(store, instance) if instance.transfer_syntax in DEFLATED else None,
         (_table(data_set, elements, _OFFSETS), _table(data_set, elements, _LENGTHS)),
     )
 

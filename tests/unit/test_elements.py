@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import struct
+import sys
+import zlib
 from io import BytesIO
+from pathlib import Path
 
 import pydicom
 import pytest
@@ -16,8 +19,12 @@ from pydicom.filewriter import write_dataset
 from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from pacs.elements import DataSet, Element
+from pacs.elements import DataSet, Element, inflated, read_header
 from storage.errors import InvalidDataSet
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
+
+from objects import kept
 
 SYNTAXES = {
     ExplicitVRLittleEndian: (False, True),
@@ -130,3 +137,18 @@ def test_places_are_those_of_pydicom() -> None:
     for element in data_set.elements():
         wanted = again.get_item(element.tag)
         assert (element.vr, element.start) == (wanted.VR, wanted.value_tell if wanted.is_raw else wanted.file_tell)
+
+
+@pytest.mark.parametrize("comment", [10, 200_000])
+def test_of_a_deflated_object_only_the_header_is_inflated(tmp_path: Path, comment: int) -> None:
+    """However large the pixels say they are."""
+    raw = struct.pack("<HH2sHI", 0x0008, 0x1110, b"UT", 0, comment) + b"x" * comment
+    raw += struct.pack("<HH2sHI", 0x7FE0, 0x0010, b"OW", 0, 1 << 30) + bytes(50 << 20)
+    packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    packed = packer.compress(raw) + packer.flush()
+    syntax = "1.2.840.10008.1.2.1.99"
+    store, instance = kept(BytesIO(packed), tmp_path, transfer_syntax=syntax, dataset_offset=0)
+    data_set, (text, pixels) = read_header(store, instance)
+    assert len(data_set.data) < 1 << 20
+    assert (text.end - text.start, pixels.end - pixels.start) == (comment, 1 << 30)
+    assert inflated(store, instance) == raw
