@@ -13,7 +13,7 @@ from archive import Archive, part10
 from http_server import problem
 from pydicom.encaps import generate_frames
 from pydicom.sequence import Sequence
-from pydicom.uid import ExplicitVRBigEndian, JPEGLSLossless, RLELossless
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, JPEGLSLossless, RLELossless
 from related import parts_of
 
 WEB = "/dicom-web"
@@ -94,6 +94,18 @@ def test_big_endian_frames_come_little_endian(archive: Archive, http: httpx.Clie
     assert data == FRAMES[1].tobytes()
     bulk = http.get(path_of(header, "bulkdata/7FE00010"))
     assert bulk.content == FRAMES.tobytes()
+
+
+def test_of_a_deflated_object_everything_can_be_had(archive: Archive, http: httpx.Client) -> None:
+    header = add(archive, DeflatedExplicitVRLittleEndian, ICCProfile=b"profile!" * 300)
+    assert [data for _, data in parts_of(http.get(path_of(header, "frames/5,1")))] == [
+        FRAMES[4].tobytes(),
+        FRAMES[0].tobytes(),
+    ]
+    (model,) = http.get(path_of(header, "metadata")).json()
+    for tag, value in (("7FE00010", FRAMES.tobytes()), ("00282000", b"profile!" * 300)):
+        assert http.get(model[tag]["BulkDataURI"]).content == value
+    assert http.get(path_of(header, "frames/2/rendered")).status_code == 200
 
 
 def test_every_address_in_the_metadata_resolves(archive: Archive, http: httpx.Client) -> None:
