@@ -68,6 +68,7 @@ def create_app(database: Database, store: ObjectStore, config: ApiConfig, *, ing
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
         searches.close()
+        app.state.context.reports.close()
         events.close()
         await to_thread.run_sync(events.join)
 

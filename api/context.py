@@ -14,6 +14,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from api.config import ApiConfig
 from api.looks import Looks
 from api.pictures import Pictures
+from api.reports import Reports
 
 if TYPE_CHECKING:
     import anyio
@@ -34,6 +35,7 @@ __all__ = [
     "Limit",
     "Text",
     "UidPath",
+    "actor_of",
     "authenticated",
     "known_parameters",
 ]
@@ -74,8 +76,10 @@ class Context:
     intake: Intake | None = None  # None: nothing is stored here
     looks: Looks = field(default_factory=Looks)
     pictures: Pictures = field(init=False)
+    reports: Reports = field(init=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "reports", Reports(self.database))
         object.__setattr__(self, "pictures", Pictures(self.config.picture_cache_bytes))
 
 
@@ -97,15 +101,20 @@ async def authenticated(
     request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
 ) -> str:
     """The name of the token that the request carries; 401 without a known one."""
-    tokens = _context(request).config.tokens
-    if not tokens:
-        return LOCAL_ACTOR
-    presented = _digest(credentials.credentials) if credentials is not None else ""
-    # Every token is compared, and digests are compared, so that the time tells nothing.
-    known = [name for name, secret in tokens.items() if hmac.compare_digest(_digest_of(secret), presented)]
-    if not known:
+    name = actor_of(_context(request).config, credentials.credentials if credentials is not None else "")
+    if name is None:
         raise HTTPException(401, "a bearer token of this server is needed", {"WWW-Authenticate": "Bearer"})
-    return known[0]
+    return name
+
+
+def actor_of(config: ApiConfig, secret: str) -> str | None:
+    """The name of the token with this secret, None where there is none."""
+    if not config.tokens:
+        return LOCAL_ACTOR
+    presented = _digest(secret) if secret else ""
+    # Every token is compared, and digests are compared, so that the time tells nothing.
+    known = [name for name, one in config.tokens.items() if hmac.compare_digest(_digest_of(one), presented)]
+    return known[0] if known else None
 
 
 def _digest(secret: str) -> str:

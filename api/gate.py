@@ -12,6 +12,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocket
 
 from api import sendfile
 from api.config import ApiConfig, is_loopback
@@ -47,6 +48,9 @@ class Gate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, or refuse it."""
+        if scope["type"] == "websocket":
+            await self._channel(scope, receive, send)
+            return
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -66,6 +70,19 @@ class Gate:
                 await problem(500, "the server failed; the reason is in its log")(scope, receive, answer.send)
         finally:
             self._observe(scope["method"], _route(scope), answer.status, time.perf_counter() - began)
+
+    async def _channel(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """A WebSocket: browsers let any page open one, so its origin counts though nothing is changed by it."""
+        headers = Headers(scope=scope)
+        refused = None
+        if not self._config.tokens and not self._local(headers.get("host", "")):
+            refused = problem(421, "without API tokens the server answers to loopback host names only")
+        elif not _same_origin(headers):
+            refused = problem(403, "a page of another site may not listen here")
+        if refused is None:
+            await self._app(scope, receive, send)
+        else:
+            await WebSocket(scope, receive, send).send_denial_response(refused)
 
     def _refusal(self, headers: Headers, scope: Scope) -> Response | None:
         if not self._config.tokens and not self._local(headers.get("host", "")):

@@ -27,6 +27,7 @@ __all__ = ["run"]
 _HEADER_S = 10.0
 _HEADER_BYTES = 64 * 1024
 _CONNECTIONS = 1000
+_MESSAGE_BYTES = 64 * 1024  # of a WebSocket client, which has nothing to say
 
 log = structlog.get_logger()
 
@@ -72,7 +73,9 @@ def _server(app: FastAPI, drain_s: float) -> _Server:
     settings = uvicorn.Config(
         app,
         http=_Protocol,
-        ws="none",
+        ws="websockets-sansio",
+        ws_max_size=_MESSAGE_BYTES,
+        ws_per_message_deflate=False,  # reports are small
         loop="uvloop",
         log_config=None,
         access_log=False,  # query strings carry patients' names

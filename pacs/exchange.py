@@ -14,6 +14,7 @@ import structlog
 
 from pacs import forwarding, metadata, ordertasks, removing, reporting
 from pacs.tasks import Exchange, Task
+from pacs.ups import task
 from storage.errors import Unavailable
 
 __all__ = ["TASKS", "run"]
@@ -28,6 +29,7 @@ TASKS: tuple[tuple[str, Task], ...] = (
     ("removal", removing.remove),
     ("orders", ordertasks.follow_orders),
     ("hl7", ordertasks.listen),
+    ("workitems", task.perform),
 )
 
 _PAUSE_S = (1.0, 30.0)  # before a task that failed is started again; doubles each time

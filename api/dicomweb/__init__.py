@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from api.dicomweb import bulkdata, capabilities, frames, metadata, qido, rendered, stow, wado
+from api.dicomweb import bulkdata, capabilities, frames, metadata, qido, rendered, stow, ups, upsevents, wado
 
 __all__ = ["ROOT", "ROUTERS"]
 
@@ -18,4 +18,6 @@ ROUTERS: tuple[APIRouter, ...] = (
     bulkdata.router,
     capabilities.router,
     qido.router,
+    ups.router,
+    upsevents.router,
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import BinaryIO
+from typing import IO
 
 from pydicom.uid import AllTransferSyntaxes
 
@@ -55,7 +55,7 @@ def is_encapsulated(syntax: str) -> bool:
     return syntax != EXPLICIT
 
 
-def jpeg_syntax(file: BinaryIO, offset: int) -> str:
+def jpeg_syntax(file: IO[bytes], offset: int) -> str:
     """The transfer syntax of the JPEG stream at `offset`, by its frame header; raises `InvalidUID` for another one."""
     file.seek(offset)
     head = file.read(64 << 10)

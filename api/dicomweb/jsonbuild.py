@@ -67,7 +67,7 @@ class Built:
             raise InvalidDataSet("SOP Class UID or SOP Instance UID is missing or invalid")
         self._syntax = self._transfer_syntax()
         try:
-            self._data_set: Dataset = Dataset.from_json(plain, bulk_data_uri_handler=self._nested)  # type: ignore[arg-type]
+            self._data_set: Dataset = Dataset.from_json(plain, bulk_data_uri_handler=self._nested)
             self._data_set.SpecificCharacterSet = "ISO_IR 192"  # JSON is UTF-8
         except (ValueError, TypeError, KeyError, OverflowError) as error:
             raise InvalidDataSet(f"The metadata cannot be read: {type(error).__name__}") from error
