@@ -166,6 +166,7 @@ def record_scores(connection: Connection, scores: Sequence[Score]) -> None:
         row["findings"] = [finding._asdict() for finding in findings]
         row["listed"] = [finding._asdict() for finding in score.listed]
         rows.append(row)
+    connection.execute("SELECT heed_changes()")
     written = connection.execute(_RECORD, (orjson.dumps(rows).decode(),)).fetchall()
     places = {pk: study_pk for pk, study_pk, hidden in written if not hidden}
     shown = [row | {"study_pk": places[row["instance_pk"]]} for row in rows if row["instance_pk"] in places]
@@ -174,6 +175,7 @@ def record_scores(connection: Connection, scores: Sequence[Score]) -> None:
 
 def record_not_eligible(connection: Connection, instance_pk: int, reason: str) -> None:
     """Write why no model reads an instance; its study shows that unless another image of it is waiting or read."""
+    connection.execute("SELECT heed_changes()")
     found = connection.execute(
         "UPDATE instances SET triage = 'not_eligible', triage_reason = %s WHERE instance_pk = %s RETURNING study_fk",
         (reason.replace("\0", ""), instance_pk),

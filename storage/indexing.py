@@ -157,12 +157,25 @@ def _call(connection: Connection, values: Sequence[str | None]) -> list[tuple[st
     server = connection.pgconn
     arguments = [None if value is None else value.encode() for value in values]
     if connection not in _prepared:
-        _check(server, server.prepare(_STATEMENT, _RAW_INSERT))
-        _prepared.add(connection)
-    result = server.exec_prepared(_STATEMENT, arguments)  # type: ignore[arg-type]  # None is NULL, the stub forgets
-    _check(server, result)
+        _prepare(connection)
+    try:
+        result = _execute(server, arguments)
+    except psycopg.errors.InvalidSqlStatementName:  # psycopg deallocates all statements after a rollback
+        _prepare(connection)
+        result = _execute(server, arguments)
     rows = [[result.get_value(row, column) or b"" for column in range(3)] for row in range(result.ntuples)]
     return [(sop_uid.decode(), int(study_pk), int(series_pk)) for sop_uid, study_pk, series_pk in rows]
+
+
+def _prepare(connection: Connection) -> None:
+    _check(connection.pgconn, connection.pgconn.prepare(_STATEMENT, _RAW_INSERT))
+    _prepared.add(connection)
+
+
+def _execute(server: PGconn, arguments: Sequence[bytes | None]) -> PGresult:
+    result = server.exec_prepared(_STATEMENT, arguments)  # type: ignore[arg-type]  # None is NULL, the stub forgets
+    _check(server, result)
+    return result
 
 
 def _check(server: PGconn, result: PGresult) -> None:

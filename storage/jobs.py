@@ -142,6 +142,7 @@ def fail(
     """
     error = error.replace("\0", "")[:2000]
     with connection.transaction():
+        connection.execute("SELECT heed_changes()")
         found = connection.execute(
             "UPDATE jobs SET state = CASE WHEN attempts >= %(max)s THEN 'dead' ELSE 'waiting' END,"
             " run_after = now() + make_interval(secs => %(backoff)s * 2 ^ LEAST(attempts - 1, 10)),"
@@ -158,6 +159,7 @@ def fail(
 def retry(connection: Connection, job_pk: int, actor: str = "sangloc") -> None:
     """Let a dead job run again from its first attempt; raises `NotFound`. The caller notifies."""
     with connection.transaction():
+        connection.execute("SELECT heed_changes()")
         found = connection.execute(
             "UPDATE jobs SET state = 'waiting', attempts = 0, run_after = now(), error = ''"
             " WHERE job_pk = %s AND state = 'dead' RETURNING instance_fk",

@@ -24,6 +24,7 @@ FROM changes AS c JOIN removed_instances AS r ON r.change_fk = c.change_pk JOIN 
 WHERE {_EXPIRED} AND i.hidden AND NOT EXISTS (
     SELECT FROM removed_instances AS x JOIN changes AS o ON o.change_pk = x.change_fk
     WHERE x.sop_uid = r.sop_uid AND (o.purge_after IS NULL OR o.purge_after > now()))
+    AND NOT EXISTS (SELECT FROM jobs WHERE instance_fk = i.instance_pk AND state = 'running')
 ORDER BY i.instance_pk LIMIT {_BATCH}"""  # noqa: S608 - constants
 
 

@@ -9,7 +9,8 @@ RETURN ARRAY(SELECT DISTINCT unnest(these || those) ORDER BY 1);
 -- of one large statement with many WITH parts; and each of them sees what others committed a moment before.
 --
 -- The caller gives each array without repeats and in the order of its key, and locks are taken in that order: patients,
--- studies, series, studies again, instances, worklist. So writers of the same study wait for each other, but never in a circle.
+-- studies, series, studies again, instances, worklist (by study_pk, as workers do). So writers of the same study wait for
+-- each other, but never in a circle.
 -- Instances of known series come with their keys, and then the first three arrays are NULL.
 --
 -- Changes (0009_changes_pre.sql) take alone the advisory lock that is shared here. What meets a change (hidden series,
@@ -152,10 +153,12 @@ BEGIN
 
     -- A study that is known already: back on the list if it was read, to be scored if this is its first eligible
     -- instance, due earlier if the new instance is more urgent. Never due later.
-    FOR given IN SELECT * FROM json_to_recordset(arrivals) AS r (study_fk bigint, study_uid text,
-        latest_due_at timestamptz, urgency smallint, eligible boolean, modalities text[])
+    FOR given IN SELECT r.*, coalesce(r.study_fk, (SELECT study_pk FROM studies WHERE studies.study_uid = r.study_uid)) AS pk
+        FROM json_to_recordset(arrivals) AS r (study_fk bigint, study_uid text,
+            latest_due_at timestamptz, urgency smallint, eligible boolean, modalities text[])
+        ORDER BY pk  -- whatever the UIDs: a merged study's point to another
     LOOP
-        new_pk := coalesce(given.study_fk, (SELECT study_pk FROM studies WHERE studies.study_uid = given.study_uid));
+        new_pk := given.pk;
         CONTINUE WHEN new_pk <> ALL (changed_studies);
         UPDATE worklist SET
             state = 'open',

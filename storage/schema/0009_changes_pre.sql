@@ -1,8 +1,8 @@
 -- What people and peers change in what is stored. Bytes never change: instances are hidden, rows get other values, and
 -- `corrections` say what goes out instead of what the bytes say.
 --
--- Every change takes the advisory lock of `lock_changes` alone, ingest takes it shared (index_instances): a change never
--- meets a half-written batch, and needs no order of locks of its own.
+-- Every change takes the advisory lock of `lock_changes` alone; ingest (index_instances) and workers (heed_changes) take
+-- it shared: a change never meets a half-written batch, and needs no order of locks of its own.
 
 ALTER TABLE patients ADD merged_into bigint REFERENCES patients;  -- whom this patient turned out to be
 CREATE INDEX patients_merged ON patients (merged_into) WHERE merged_into IS NOT NULL;
@@ -91,6 +91,12 @@ CREATE FUNCTION lock_changes() RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM pg_advisory_xact_lock(1935765096);
     PERFORM set_config('sangloc.alone', 'on', true);
+END $$;
+
+-- First thing in a transaction that writes rows of several instances or studies and is no change.
+CREATE FUNCTION heed_changes() RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock_shared(1935765096);
 END $$;
 
 -- A row of `wanted` with other values for some columns, under a new primary key.
