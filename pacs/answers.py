@@ -13,7 +13,7 @@ from storage.attributes import BY_TAG, PAIRS, Attribute, Kind, Level, nested
 from storage.criteria import Query
 from storage.database import Database
 
-__all__ = ["Found", "find"]
+__all__ = ["Found", "converter", "find"]
 
 _CHUNK = 200  # rows fetched at a time
 
@@ -36,12 +36,23 @@ class Found:
     def __iter__(self) -> Iterator[dict[int, Element]]:
         """The elements of each match. Raises `DatabaseUnavailable`."""
         make = _Maker(self._parsed)
+        return map(make.elements, self._rows(make.attributes))
+
+    @property
+    def attributes(self) -> tuple[Attribute, ...] | None:
+        """Those of `rows`; None where the elements are more than the rows: dates in another time zone."""
+        return self._parsed.wanted if self._parsed.query.zone is None else None
+
+    def rows(self) -> Iterator[search.Row]:
+        """The values of `attributes` of each match, as the index has them. Raises `DatabaseUnavailable`."""
+        return self._rows(self._parsed.wanted)
+
+    def _rows(self, attributes: Sequence[Attribute]) -> Iterator[search.Row]:
         for at in range(0, len(self._keys), _CHUNK):
             with self._database.autocommit() as connection:
                 keys = self._keys[at : at + _CHUNK]
-                rows = list(search.rows(connection, self._parsed.query.level, keys, make.attributes))
-            for row in rows:
-                yield make.elements(row)
+                rows = list(search.rows(connection, self._parsed.query.level, keys, attributes))
+            yield from rows
 
 
 def find(database: Database, parsed: Parsed, *, limit: int, offset: int = 0) -> Found:
@@ -84,7 +95,8 @@ _CONVERT: dict[Kind, Convert] = {
 }
 
 
-def _convert(attribute: Attribute) -> Convert:
+def converter(attribute: Attribute) -> Convert:
+    """From what the index has to the values of the element."""
     if attribute.kind is Kind.COUNTED:
         return _texts if attribute.vr == "UI" else _number
     if attribute.kind is Kind.ITEMS:
@@ -107,12 +119,10 @@ class _Maker:
             self._pairs = _pairs(self._query)
             needed = [BY_TAG[TIMEZONE], *(one for pair in self._pairs for one in pair)] if self._pairs else []
             self.attributes += [one for one in needed if one.tag not in self._wanted]
-        self._parts = [(attribute.tag, attribute.vr, _convert(attribute)) for attribute in self.attributes]
+        self._parts = [(attribute.tag, attribute.vr, converter(attribute)) for attribute in self.attributes]
 
     def elements(self, row: search.Row) -> dict[int, Element]:
-        found = {
-            tag: Element(vr, convert(value)) for (tag, vr, convert), value in zip(self._parts, row, strict=True)
-        }
+        found = {tag: Element(vr, convert(value)) for (tag, vr, convert), value in zip(self._parts, row, strict=True)}
         if self._query.zone is not None and self._pairs:
             self._move(found, self._query.zone)
             found = {tag: element for tag, element in found.items() if tag in self._wanted}

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from api.context import Actor, Context, Here, UidPath
-from api.dicomweb.attributes import json_model
+from api.dicomweb.attributes import json_model, row_model
 from api.dicomweb.media import Offer, accepted, choose
 from api.dicomweb.xml import native
 from api.problems import responses
@@ -19,7 +19,7 @@ from pacs.identifiers import Element, Elements
 from pacs.query import Options, Parsed, parse
 from pacs.query_parameters import Asked, read
 from storage import search
-from storage.attributes import ATTRIBUTES, BY_KEYWORD, BY_TAG, Attribute, Level
+from storage.attributes import ATTRIBUTES, BY_KEYWORD, BY_TAG, Attribute, Kind, Level
 from storage.errors import DatabaseUnavailable, InvalidInput
 
 __all__ = ["router"]
@@ -31,6 +31,7 @@ _XML = Offer("application/dicom+xml", multipart=True)
 _BOUNDARY = "sangloc-native-dicom-model"  # as an element or a text of such a document, it cannot occur
 _MOST_COUNTED = 1_000  # matches; a total beyond it is a lower bound, so that counting costs a few ms
 _RETRIEVE_URL = 0x00081190
+_RETRIEVE = Attribute("RetrieveURL", _RETRIEVE_URL, "UR", Kind.UID, {})
 _ROOT = "/dicom-web"
 
 # What is returned without being asked for (PS3.18 tables 10.6.3-3 to 10.6.3-5).
@@ -53,6 +54,7 @@ _IF_KNOWN = {
 }
 _STUDY, _SERIES = BY_KEYWORD["StudyInstanceUID"].tag, BY_KEYWORD["SeriesInstanceUID"].tag
 _INSTANCE = BY_KEYWORD["SOPInstanceUID"].tag
+_PATH = ((_STUDY, "studies"), (_SERIES, "series"), (_INSTANCE, "instances"))
 
 _PARAMETERS: list[dict[str, Any]] = [
     {"name": name, "in": "query", "description": text, "schema": schema}
@@ -181,14 +183,25 @@ def _counted(here: Context, parsed: Parsed, offset: int, found: int, *, cut: boo
 
 
 def _models(found: answers.Found, service: str) -> Iterator[dict[str, Any]]:
+    if found.attributes is not None:
+        yield from _models_of_rows(found, found.attributes, service)
+        return
     for match in found:
         match[_RETRIEVE_URL] = Element("UR", (_url(match, service),))
         yield json_model({tag: one for tag, one in match.items() if one.values or tag not in _IF_KNOWN})
 
 
+def _models_of_rows(found: answers.Found, attributes: tuple[Attribute, ...], service: str) -> Iterator[dict[str, Any]]:
+    tags = [one.tag for one in attributes]
+    places = [(name, tags.index(tag)) for tag, name in _PATH if tag in tags]
+    model = row_model((*attributes, _RETRIEVE), _IF_KNOWN)
+    for row in found.rows():
+        url = service + "".join(f"/{name}/{row[place]}" for name, place in places)
+        yield model((*row, url))
+
+
 def _url(match: Elements, service: str) -> str:
-    parts = ((_STUDY, "studies"), (_SERIES, "series"), (_INSTANCE, "instances"))
-    return service + "".join(f"/{name}/{match[tag].values[0]}" for tag, name in parts if tag in match)
+    return service + "".join(f"/{name}/{match[tag].values[0]}" for tag, name in _PATH if tag in match)
 
 
 def _response(models: Iterator[dict[str, Any]], offer: Offer, headers: Mapping[str, str]) -> Response:
