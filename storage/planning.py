@@ -68,15 +68,18 @@ def _with_words(each: Filter, words: list[str] | None) -> Filter:
     if words is None or len(words) > _EXPANDED:
         return each
     key = next(iter(each.values))
-    return replace(each, word_scan=f"n.word = ANY(%({key})s)", spelled=len(words), values={**each.values, key: words})
+    values = {**each.values, key: words, f"{key}_likes": [f"% {word} %" for word in words]}
+    return replace(each, word_scan=f"n.word = ANY(%({key})s)", spelled=len(words), values=values)
 
 
 def scans(word: Filter) -> list[str]:
-    """The rows of a word in pieces that each stand in the index in order of date; of a whole range, they do not."""
+    """The rows of a word in pieces, each in order of date in the index, a study in one of them; of a range not so."""
     if not word.spelled:
         return [word.word_scan]
     key = next(iter(word.values))
-    return [f"n.word = (%({key})s::text[])[{n}]" for n in range(1, word.spelled + 1)]
+    first, *others = (f"n.word = (%({key})s::text[])[{n}]" for n in range(1, word.spelled + 1))
+    once = f"NOT (' ' || n.words || ' ') LIKE ANY((%({key}_likes)s::text[])[1:{{}}])"  # a name with several of them
+    return [first, *(f"{scan} AND {once.format(n)}" for n, scan in enumerate(others, 1))]
 
 
 def plan(connection: Connection, given: Sequence[Filter], date: Filter | None) -> Plan:

@@ -179,11 +179,10 @@ class _Search:
             f"SELECT n.study_date, n.study_fk FROM name_words AS n WHERE {' AND '.join([scan, *tests])}"
             for scan in scans(scanned)
         ]
-        distinct = (
-            "SELECT DISTINCT study_date, study_fk FROM" if len(parts) > 1 or scanned.beginning else "SELECT * FROM"
-        )
+        distinct = "DISTINCT" if scanned.beginning and not scanned.spelled else ""
         return (
-            f"{distinct} ({' UNION ALL '.join(parts)}) AS w ORDER BY study_date DESC NULLS LAST, study_fk DESC OFFSET 0"
+            f"SELECT {distinct} study_date, study_fk FROM ({' UNION ALL '.join(parts)}) AS w"
+            " ORDER BY study_date DESC NULLS LAST, study_fk DESC OFFSET 0"
         )
 
     def _patients(self, selected: str) -> str:
