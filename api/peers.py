@@ -32,9 +32,7 @@ class PeerFacts(BaseModel):
     host: str = Field(default="", max_length=255, pattern=r"^[A-Za-z0-9._:%-]*$", description="host name or IP address")
     port: int = Field(default=0, ge=0, le=65535)
     tls: bool = Field(default=False, description="speak TLS (PS3.15 B.12) to host and port")
-    dicomweb_url: str = Field(
-        default="", max_length=1000, pattern=_TEXT, description="base of its DICOMweb"
-    )
+    dicomweb_url: str = Field(default="", max_length=1000, pattern=_TEXT, description="base of its DICOMweb")
     comment: str = Field(default="", max_length=1000, pattern=_TEXT)
 
 
