@@ -122,7 +122,7 @@ class Courier:
         database, pk = self._exchange.database, self.destination.destination_pk
         with database.autocommit() as connection:
             found = forwarding.waiting(connection, pk, _ROUND)
-            stored = {one.sop_uid: one for one in details(connection, [one.instance_pk for one in found])}
+            stored = {one.sop_uid: one for one in details(connection, [one.instance_pk for one in found], notes=True)}
             gone = [one.queue_pk for one in found if one.sop_uid not in stored]
             if gone:
                 forwarding.lost_interest(connection, gone, "It is no longer served here.")

@@ -163,15 +163,28 @@ def hide(connection: Connection, instance_pks: Sequence[int]) -> None:
 
 
 def hide_note(connection: Connection, sop_uid: str, change_pk: int) -> None:
-    """A rejection note that was applied stays stored and is not shown. A study that was read stays read."""
+    """A rejection note that was applied stays stored and is not shown; it goes where the rejected instances went.
+
+    A study that was read stays read: a note is nothing to look at.
+    """
     connection.execute(
         "UPDATE rejection_notes SET state = 'applied', change_fk = %s WHERE sop_uid = %s", (change_pk, sop_uid)
     )
     found = connection.execute(
-        "UPDATE instances SET hidden = true WHERE sop_uid = %s RETURNING study_fk", (sop_uid,)
+        "UPDATE instances SET hidden = true WHERE sop_uid = %s RETURNING study_fk, instance_pk, source_aet", (sop_uid,)
     ).fetchone()
     if found is None:
         return
+    connection.execute(
+        "INSERT INTO forwarding_queue (destination_fk, instance_fk, urgency, run_after)"
+        " SELECT q.destination_fk, %s, max(q.urgency), now() FROM removed_instances AS r"
+        " JOIN instances AS i ON i.sop_uid = r.sop_uid JOIN forwarding_queue AS q ON q.instance_fk = i.instance_pk"
+        " JOIN forwarding_destinations AS d ON d.destination_pk = q.destination_fk"
+        " LEFT JOIN peers AS p ON p.name = d.peer"
+        " WHERE r.change_fk = %s AND q.state <> 'cancelled' AND p.aet IS DISTINCT FROM %s"
+        " GROUP BY q.destination_fk ON CONFLICT DO NOTHING",
+        (found[1], change_pk, found[2]),
+    )
     connection.execute(
         "UPDATE worklist SET state = 'read' WHERE study_fk = %(study)s AND state = 'open' AND read_at IS NOT NULL"
         " AND NOT EXISTS (SELECT FROM series JOIN instances ON series_fk = series_pk WHERE series.study_fk = %(study)s"

@@ -56,8 +56,11 @@ _DETAILS: LiteralString = """
 SELECT i.sop_class, i.sop_uid, e.series_uid, s.study_uid, i.transfer_syntax, i.object_key, i.object_size,
     i.dataset_offset, i.sha256, coalesce(i.frames, 1) AS frames,
     coalesce(s.corrections, '{}') || coalesce(e.corrections, '{}') AS corrections
-FROM unnest(%s::bigint[]) WITH ORDINALITY AS k (pk, place)
-CROSS JOIN LATERAL (SELECT * FROM instances WHERE instance_pk = k.pk AND NOT hidden OFFSET 0) AS i
+FROM unnest(%(keys)s::bigint[]) WITH ORDINALITY AS k (pk, place)
+CROSS JOIN LATERAL (
+    SELECT * FROM instances WHERE instance_pk = k.pk AND (NOT hidden OR (%(notes)s AND EXISTS (
+        SELECT FROM rejection_notes AS n WHERE n.sop_uid = instances.sop_uid AND n.state = 'applied'))) OFFSET 0
+) AS i
 CROSS JOIN LATERAL (SELECT * FROM series WHERE series_pk = i.series_fk OFFSET 0) AS e
 CROSS JOIN LATERAL (SELECT * FROM studies WHERE study_pk = e.study_fk OFFSET 0) AS s
 ORDER BY k.place"""
@@ -97,10 +100,13 @@ def kinds(connection: Connection, keys: Sequence[int]) -> list[tuple[str, str]]:
     ).fetchall()
 
 
-def details(connection: Connection, keys: Sequence[int]) -> list[StoredInstance]:
-    """The instances with these primary keys in their order; those that were hidden or removed meanwhile are missing."""
+def details(connection: Connection, keys: Sequence[int], *, notes: bool = False) -> list[StoredInstance]:
+    """The instances with these primary keys in their order; those that were hidden or removed meanwhile are missing.
+
+    With `notes`, rejection notes are there though they are hidden: other archives are to learn of them.
+    """
     with connection.cursor(row_factory=class_row(StoredInstance)) as cursor:
-        return cursor.execute(_DETAILS, (list(keys),)).fetchall()
+        return cursor.execute(_DETAILS, {"keys": list(keys), "notes": notes}).fetchall()
 
 
 def in_batches(
