@@ -109,17 +109,21 @@ $$;
 -- studies have a new row here, so nothing of this is paid for each instance.
 CREATE FUNCTION take_order_priority() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
+    theirs bigint[];
     ordered record;
 BEGIN
-    SELECT max(o.urgency) AS urgency, min(o.max_wait) AS max_wait, min(o.order_pk) AS order_pk INTO ordered
-    FROM orders AS o
-    WHERE o.status <> 'CANCELLED' AND o.order_pk = ANY(ARRAY(
+    theirs := ARRAY(
         SELECT order_fk FROM order_steps WHERE study_uid = NEW.study_uid
         UNION ALL
         SELECT p.order_pk FROM studies AS s JOIN orders AS p ON p.accession_number = s.accession_number
         WHERE s.study_pk = NEW.study_fk AND s.accession_number <> '' AND p.accession_number <> ''
             AND (s.patient_id = p.patient_id OR s.patient_id = '')
-    ));
+    );
+    IF theirs = '{}' THEN
+        RETURN NEW;
+    END IF;
+    SELECT max(urgency) AS urgency, min(max_wait) AS max_wait, min(order_pk) AS order_pk INTO ordered
+    FROM orders WHERE status <> 'CANCELLED' AND order_pk = ANY(theirs);
     IF ordered.order_pk IS NULL THEN
         RETURN NEW;
     END IF;
