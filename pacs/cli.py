@@ -253,7 +253,7 @@ def settings_(
 
 @app.command()
 def healthy(
-    part: Annotated[str, typer.Argument(help="receiver, worker or api.")],
+    part: Annotated[str, typer.Argument(help="receiver, worker, exchange or api.")],
     *,
     config: Config = None,
     data: Data = None,

@@ -14,7 +14,7 @@ from storage.errors import SanglocError, Unavailable
 
 __all__ = ["PARTS", "probe"]
 
-Kind = Literal["receiver", "worker", "api"]
+Kind = Literal["receiver", "worker", "exchange", "api"]
 PARTS: tuple[Kind, ...] = get_args(Kind)
 
 _TIMEOUT_S = 4.0
@@ -27,7 +27,7 @@ def probe(settings: Settings, kind: Kind) -> None:
     Raises:
         Unavailable: it does not; the message says what was seen.
     """
-    {"receiver": _receiver, "worker": _worker, "api": _api}[kind](settings)
+    {"receiver": _receiver, "worker": _worker, "exchange": _exchange, "api": _api}[kind](settings)
 
 
 def _receiver(settings: Settings) -> None:
@@ -54,6 +54,19 @@ def _worker(settings: Settings) -> None:
     database.close()
     if not any(worker.worker.startswith(f"{socket.gethostname()}:") for worker in seen):
         raise Unavailable(f"no worker on this machine was seen in the last {_STALE_S:.0f} s")
+
+
+def _exchange(settings: Settings) -> None:
+    """The connection by which an exchange process of this machine is woken."""
+    database = parts.database(settings)
+    with database.autocommit() as connection:
+        found = connection.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'sangloc exchange'"
+            " AND datname = current_database() AND client_addr IS NOT DISTINCT FROM inet_client_addr()"
+        ).fetchone()
+    database.close()
+    if found == (0,):
+        raise Unavailable("no exchange process on this machine is connected to the database")
 
 
 def _api(settings: Settings) -> None:

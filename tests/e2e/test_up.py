@@ -226,6 +226,9 @@ def test_parts_alone_work_together_over_an_external_database_and_s3(
     made = store(dicom)
     with psycopg.connect(empty_conninfo) as connection:
         assert connection.execute("SELECT sop_uid FROM instances").fetchall() == [(made.sop_uid,)]
+    assert sangloc("healthy", "exchange", **settings).returncode == 1
+    part("exchange", **settings)
+    until(lambda: sangloc("healthy", "exchange", **settings).returncode == 0, 60, "the exchange is connected")
     part("triage", **settings)
     until(lambda: sangloc("healthy", "worker", **settings).returncode == 0, 60, "the worker is alive")
 

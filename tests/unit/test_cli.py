@@ -73,7 +73,7 @@ def test_an_expected_error_is_one_line_and_an_exit_status(
         (["receive"], "SANGLOC_DATABASE_URL", 2),
         (["triage"], "SANGLOC_DATABASE_URL", 2),
         (["serve"], "SANGLOC_DATABASE_URL", 2),
-        (["healthy", "heart"], "receiver, worker, api", 1),
+        (["healthy", "heart"], "receiver, worker, exchange, api", 1),
         (["healthy", "receiver"], "no association", 1),
         (["healthy", "api"], "does not answer", 1),
         (["up", "--config", "/no/such/file.toml"], "No such file", 2),

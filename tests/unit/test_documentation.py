@@ -78,7 +78,7 @@ def test_every_make_target_that_is_named_exists() -> None:
 def test_the_compose_file_is_pinned_unprivileged_watched_and_without_default_secrets() -> None:
     text = page(ROOT / "compose.yaml")
     services = yaml.safe_load(text)["services"]
-    assert set(services) == {"postgres", "s3", "migrate", "receiver", "worker", "api"}
+    assert set(services) == {"postgres", "s3", "migrate", "receiver", "worker", "api", "exchange"}
     for name, service in services.items():
         image = service["image"]
         assert ":latest" not in image
