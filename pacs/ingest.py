@@ -165,9 +165,9 @@ class Ingest:
             self._explain(error, header.sop_uid, durable, source)
         if not indexed.keep_object:
             self._drop(durable.key)
+        if header.sop_class == KEY_OBJECT and indexed.outcome != "conflict":
+            self._apply_note(header.sop_uid)
         if indexed.outcome == "stored":
-            if header.sop_class == KEY_OBJECT:
-                self._apply_note(header.sop_uid)
             self._announcer.announce(asked=not received.not_eligible)
         return indexed.outcome
 

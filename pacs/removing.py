@@ -20,7 +20,7 @@ __all__ = ["follow_notes", "purge_expired", "remove"]
 
 log = structlog.get_logger()
 
-_LOOK_S = 60.0  # between two looks when nobody rings
+_LOOK_S = 15.0  # between two looks when nobody rings
 
 
 def remove(exchange: Exchange, stop: threading.Event) -> None:
