@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from typing import Any
 
 from pacs.identifiers import CHARACTER_SET, Element, Elements
@@ -15,9 +15,11 @@ from storage.planned import Planned, Wanted, planned
 __all__ = ["answers", "as_elements", "wanted"]
 
 _BATCH = 200  # steps read at a time
+_MAX_EXAMINED = 20_000  # steps held against keys that no index knows; a few seconds
 
 STEPS, STATION, START_DATE, START_TIME = 0x00400100, 0x00400001, 0x00400002, 0x00400003
 MODALITY, PATIENT_NAME, PATIENT_ID, ACCESSION, STUDY_UID = 0x00080060, 0x00100010, 0x00100020, 0x00080050, 0x0020000D
+PROCEDURE_ID, STEP_ID = 0x00401001, 0x00400009
 _WILD = frozenset("*?")
 
 # Attribute of the answer -> VR and where the value is in the order's document (PS3.4 table K.6-1).
@@ -64,28 +66,35 @@ def answers(database: Database, asked: Elements, caller: str, limit: int) -> Ite
     keys = {tag: key for tag, key in asked.items() if tag != CHARACTER_SET and tag & 0xFFFF}
     search = wanted(keys)
     station = search.ae_title or caller
-    given, after = 0, None
+    given, examined, after = 0, 0, None
     while True:
         with database.autocommit() as connection:
             batch = planned(connection, search, after, _BATCH)
         for step in batch:
-            found = as_elements(step, station)
-            if all(tag == STEPS or matches(key, found.get(tag)) for tag, key in keys.items()) and _step_matches(
-                keys, found
-            ):
-                if given == limit:
-                    yield None
-                    return
-                given += 1
-                yield project(keys, found)
+            found = as_elements(step, station, keys)
+            if not _matches(keys, found):
+                continue
+            if given == limit:
+                yield None
+                return
+            given += 1
+            yield project(keys, found)
+        examined += len(batch)
         if len(batch) < _BATCH:
+            return
+        if examined >= _MAX_EXAMINED:
+            yield None
             return
         after = batch[-1].start_at, batch[-1].step_pk
 
 
-def _step_matches(keys: Elements, found: Elements) -> bool:
-    """Start date and time are in the search already, as one moment (table K.6-1)."""
+def _matches(keys: Elements, found: Elements) -> bool:
+    """Whether a step is all that was asked for; its start is in the search already, as one moment (table K.6-1)."""
+    if not all(tag == STEPS or matches(key, found.get(tag)) for tag, key in keys.items()):
+        return False
     asked = _step_keys(keys)
+    if not asked:
+        return True
     (step,) = found[STEPS].values
     return all(matches(key, step.get(tag)) for tag, key in asked.items() if tag not in (START_DATE, START_TIME))
 
@@ -109,6 +118,8 @@ def wanted(keys: Elements) -> Wanted:
         last=last,
         patient_id=_exact(keys, PATIENT_ID),
         accession_number=_exact(keys, ACCESSION),
+        procedure_id=_exact(keys, PROCEDURE_ID),
+        step_id=_exact(step, STEP_ID),
         study_uids=[str(uid) for uid in keys[STUDY_UID].values] if STUDY_UID in keys else [],
         name_words=name_words(_first(keys, PATIENT_NAME)),
     )
@@ -142,38 +153,41 @@ def _moment(date: str, time: str) -> dt.datetime:
     return dt.datetime.combine(dt.date.fromisoformat(date), dt.time(int(time[:2]), int(time[2:4]), seconds, micro))
 
 
-def as_elements(planned_step: Planned, station: str) -> dict[int, Element]:
-    """Everything that is known of a step, its procedure, its order and its patient, each attribute as an element."""
+def as_elements(planned_step: Planned, station: str, keys: Elements) -> dict[int, Element]:
+    """What is known of a step, its procedure, its order and its patient, as far as it was asked for."""
     order = planned_step.content
     procedure = next(each for each in order["procedures"] if each["procedure_id"] == planned_step.procedure_id)
     step = next(each for each in procedure["steps"] if each["step_id"] == planned_step.step_id)
     planned_as = step["description"] or next((code["meaning"] for code in step["protocol"]), "")
     asked_as = procedure["description"] or (procedure["code"] or {}).get("meaning", "")
     description = asked_as or planned_as or step["modality"]  # type 1C: one of description and code
-    issuer = order["accession_issuer"]
-    return {
-        **_elements(_PATIENT, order["patient"]),
-        **_elements(_REQUEST, order),
-        **_elements(_PROCEDURE, {**procedure, "description": description}),
-        _ACCESSION_ISSUER: Element("SQ", [{_LOCAL_ISSUER: Element("UT", (issuer,))}] if issuer else []),
-        _REFERENCED_STUDY: Element("SQ"),
-        _REFERENCED_PATIENT: Element("SQ"),
-        _PROCEDURE_CODE: Element("SQ", _codes([procedure["code"]] if procedure["code"] else [])),
-        STEPS: Element("SQ", [_step(planned_step.start_at, step, planned_as or description, station)]),
+    found = {
+        **_elements(_PATIENT, order["patient"], keys),
+        **_elements(_REQUEST, order, keys),
+        **_elements(_PROCEDURE, {**procedure, "description": description}, keys),
+        **{tag: Element("SQ", items(order, procedure)) for tag, items in _SEQUENCES.items() if tag in keys},
     }
+    if STEPS in keys:
+        known = {**step, "ae_title": step["ae_title"] or station, "description": planned_as or description}
+        found[STEPS] = Element("SQ", [_step(planned_step.start_at, known, _step_keys(keys) or _WHOLE_STEP)])
+    return found
 
 
-def _step(start: dt.datetime, step: Mapping[str, Any], description: str, station: str) -> dict[int, Element]:
-    return {
-        **_elements(_STEP, {**step, "ae_title": step["ae_title"] or station, "description": description}),
-        START_DATE: Element("DA", (start.date().isoformat().replace("-", ""),)),
-        START_TIME: Element("TM", (f"{start:%H%M%S}",)),
-        _PROTOCOL_CODE: Element("SQ", _codes(step["protocol"])),
-    }
+def _step(start: dt.datetime, step: Mapping[str, Any], keys: Container[int]) -> dict[int, Element]:
+    found = _elements(_STEP, step, keys)
+    if START_DATE in keys:
+        found[START_DATE] = Element("DA", (start.date().isoformat().replace("-", ""),))
+    if START_TIME in keys:
+        found[START_TIME] = Element("TM", (f"{start:%H%M%S}",))
+    if _PROTOCOL_CODE in keys:
+        found[_PROTOCOL_CODE] = Element("SQ", _codes(step["protocol"]))
+    return found
 
 
-def _elements(table: Mapping[int, tuple[str, str]], values: Mapping[str, Any]) -> dict[int, Element]:
-    return {tag: Element(vr, _values(vr, values.get(name))) for tag, (vr, name) in table.items()}
+def _elements(
+    table: Mapping[int, tuple[str, str]], values: Mapping[str, Any], keys: Container[int]
+) -> dict[int, Element]:
+    return {tag: Element(vr, _values(vr, values.get(name))) for tag, (vr, name) in table.items() if tag in keys}
 
 
 def _values(vr: str, value: Any) -> Sequence[Any]:
@@ -186,6 +200,11 @@ def _values(vr: str, value: Any) -> Sequence[Any]:
     return (value.replace("\n", "\r\n"),) if vr == "LT" else (value,)
 
 
+def _issuer(order: Mapping[str, Any], _: Mapping[str, Any]) -> list[Elements]:
+    issuer = order["accession_issuer"]
+    return [{_LOCAL_ISSUER: Element("UT", (issuer,))}] if issuer else []
+
+
 def _codes(codes: Sequence[Mapping[str, str]]) -> list[Elements]:
     return [
         {
@@ -195,3 +214,12 @@ def _codes(codes: Sequence[Mapping[str, str]]) -> list[Elements]:
         }
         for code in codes
     ]
+
+
+_SEQUENCES: dict[int, Callable[[Mapping[str, Any], Mapping[str, Any]], list[Elements]]] = {
+    _ACCESSION_ISSUER: _issuer,
+    _PROCEDURE_CODE: lambda _, procedure: _codes([procedure["code"]] if procedure["code"] else []),
+    _REFERENCED_STUDY: lambda *_: [],
+    _REFERENCED_PATIENT: lambda *_: [],
+}
+_WHOLE_STEP = {*_STEP, START_DATE, START_TIME, _PROTOCOL_CODE}

@@ -27,6 +27,8 @@ class Wanted:
     patient_id: str | None = None
     accession_number: str | None = None
     study_uids: Sequence[str] = ()
+    procedure_id: str | None = None
+    step_id: str | None = None
     name_words: Sequence[str] = ()  # folded beginnings of words of the patient's name
 
 
@@ -48,6 +50,8 @@ _CONDITIONS = {
     "last": "s.start_at <= %(last)s",
     "patient_id": "o.patient_id = %(patient_id)s",
     "accession_number": "o.accession_number = %(accession_number)s AND o.accession_number <> ''",
+    "procedure_id": "s.procedure_id = %(procedure_id)s",
+    "step_id": "s.step_id = %(step_id)s",
     "study_uids": "s.study_uid = ANY(%(study_uids)s)",
 }
 

@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 from dicom_client import EXPLICIT, IMPLICIT
 from ordering import DESK, ME, place, study_uid_of
 
+from pacs import modalityworklist
 from storage.database import Database
 
 Dcmtk = Callable[..., subprocess.CompletedProcess[str]]
@@ -308,3 +309,12 @@ def test_findscu_cancels(database: Database, receiver: Any, dcmtk: Dcmtk):
     )
     assert result.returncode == 0, result.stderr
     assert "Received Final Find Response (Cancel" in result.stderr or "(Success)" in result.stderr
+
+
+def test_a_query_that_no_index_helps_ends(database: Database, receiver: Any, monkeypatch: pytest.MonkeyPatch):
+    """It looks at so many steps, and says that there may be more."""
+    monkeypatch.setattr(modalityworklist, "_MAX_EXAMINED", 200)
+    for _ in range(9):
+        place(database, *({"step_id": f"S{n}"} for n in range(50)))
+    found, statuses = query(receiver.port, step={"ScheduledPerformingPhysicianName": "nobody"})
+    assert (found, statuses) == ([], [0xB001])
