@@ -11,7 +11,7 @@ FOLDER ?=
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -c constraints.txt \
 	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 # What tests and benches run against: command or file, and the Debian package that has it. What is missing is skipped, and said so.
-TEST_TOOLS := dcmdump=dcmtk dciodvfy=dicom3tools chromium=chromium openssl=openssl strace=strace mkfs.ext4=e2fsprogs
+TEST_TOOLS := dcmdump=dcmtk gdcmscu=libgdcm-tools dciodvfy=dicom3tools chromium=chromium openssl=openssl strace=strace mkfs.ext4=e2fsprogs
 ORTHANC := /usr/share/orthanc/plugins/libOrthanc
 BENCH_TOOLS := dcmdump=dcmtk Orthanc=orthanc $(ORTHANC)DicomWeb.so=orthanc-dicomweb \
 	$(ORTHANC)PostgreSQLIndex.so=orthanc-postgresql

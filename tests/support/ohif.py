@@ -1,4 +1,4 @@
-"""The OHIF viewer as it is published, and a server that gives it out beside an archive's DICOMweb, as a hospital's proxy does."""
+"""The OHIF viewer as published, and a server that gives it out beside DICOMweb, as a hospital's proxy does."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class _Handler(BaseHTTPRequestHandler):
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 self.wfile.write(body)
 
-    def log_message(self, format: str, *args: object) -> None:
+    def log_message(self, *_: object) -> None:
         pass
 
 
