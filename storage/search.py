@@ -175,15 +175,13 @@ class _Search:
         tests = [each.word_test for each in others]
         if self._date is not None:
             tests.append(on_words(self._date))
+        order = "ORDER BY study_date DESC NULLS LAST, study_fk DESC OFFSET 0"  # of each part, or all would be sorted
         parts = [
-            f"SELECT n.study_date, n.study_fk FROM name_words AS n WHERE {' AND '.join([scan, *tests])}"
+            f"(SELECT n.study_date, n.study_fk FROM name_words AS n WHERE {' AND '.join([scan, *tests])} {order})"
             for scan in scans(scanned)
         ]
         distinct = "DISTINCT" if scanned.beginning and not scanned.spelled else ""
-        return (
-            f"SELECT {distinct} study_date, study_fk FROM ({' UNION ALL '.join(parts)}) AS w"
-            " ORDER BY study_date DESC NULLS LAST, study_fk DESC OFFSET 0"
-        )
+        return f"SELECT {distinct} study_date, study_fk FROM ({' UNION ALL '.join(parts)}) AS w {order}"
 
     def _patients(self, selected: str) -> str:
         conditions = ["EXISTS (SELECT FROM studies WHERE patient_fk = p.patient_pk AND NOT hidden)"]
