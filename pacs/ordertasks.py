@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import structlog
 
@@ -16,16 +17,21 @@ log = structlog.get_logger()
 
 _PAUSE_S = 5.0  # between two looks, however much comes in
 _POLL_S = 60.0
+_FRESH_S, _ALL_S = 3600.0, 600.0  # of performed steps: the fresh ones each time, all that are awaited so often
 _RECENT_S = 180.0  # an order that changed within so long is held against the studies once more
 
 
 def follow_orders(exchange: Exchange, stop: threading.Event) -> None:
     """Note which performed steps have all their images; bring studies forward that met their order in mid-air."""
     bell = exchange.bells.on(worklist.CHANNEL)
+    all_seen = -_ALL_S
     while not stop.is_set():
         bell.clear()
+        everything = time.monotonic() - all_seen > _ALL_S
+        all_seen = time.monotonic() if everything else all_seen
         with exchange.database.transaction() as connection:
-            complete = performed.note_complete(connection)
+            within_s = performed.AWAITED_S if everything else _FRESH_S
+            complete = performed.note_complete(connection, within_s=within_s)
             moved = orders.hasten_recent(connection, _RECENT_S)
         if complete or moved:
             log.info("orders followed", complete=len(complete), moved=len(moved))

@@ -266,7 +266,10 @@ def hasten(connection: Connection, order_pk: int, actor: str) -> list[str]:
 def hasten_recent(connection: Connection, since_s: float) -> list[str]:
     """`hasten` for all orders that changed in the last seconds."""
     found = connection.execute(
-        "SELECT order_pk FROM orders WHERE changed_at > clock_timestamp() - make_interval(secs => %s)", (since_s,)
+        "SELECT order_pk FROM orders AS o WHERE changed_at > clock_timestamp() - make_interval(secs => %s)"
+        " AND status <> 'CANCELLED' AND EXISTS (SELECT FROM worklist WHERE"
+        "  study_fk = ANY(ARRAY(SELECT studies_of_order(o.order_pk))) AND latest_due_at > arrived_at + o.max_wait)",
+        (since_s,),
     ).fetchall()
     return [uid for (order_pk,) in found for uid in hasten(connection, order_pk, "order")]
 

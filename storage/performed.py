@@ -17,12 +17,12 @@ from storage.errors import NotFound
 from storage.matching import comparable
 
 __all__ = [
-    "LinkedStep", "ScheduledKey", "State", "Step", "add", "content_of", "link", "linked", "note_complete", "of_order",
-    "page", "states", "unlink", "update",
+    "AWAITED_S", "LinkedStep", "ScheduledKey", "State", "Step", "add", "content_of", "link", "linked", "note_complete",
+    "of_order", "page", "states", "unlink", "update",
 ]  # fmt: skip
 
 State = Literal["IN PROGRESS", "COMPLETED", "DISCONTINUED"]
-_AWAITED_DAYS = 30  # images that have not come by then are not looked for any more
+AWAITED_S = 30 * 86_400.0  # images that have not come by then are not looked for any more
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,16 +203,21 @@ def of_order(connection: Connection, order_pk: int) -> list[Step]:
     return _select(connection, sql, {"order": order_pk})
 
 
-def note_complete(connection: Connection, performed_pk: int | None = None) -> list[str]:
-    """Note which final steps (or whether one) have all their instances now, in the audit log too; their SOP UIDs."""
+def note_complete(connection: Connection, performed_pk: int | None = None, *, within_s: float = AWAITED_S) -> list[str]:
+    """Note which final steps have all their instances now, in the audit log too; their SOP Instance UIDs.
+
+    Args:
+        connection: in a transaction.
+        performed_pk: look at this one only.
+        within_s: look at those that changed within so many seconds.
+    """
     rows = connection.execute(
         "UPDATE performed_steps AS p SET complete_at = clock_timestamp() WHERE complete_at IS NULL"
-        " AND status <> 'IN PROGRESS' AND changed_at > now() - make_interval(days => %(days)s)"
-        " AND cardinality(instance_uids) ="
+        " AND status <> 'IN PROGRESS' AND changed_at > now() - make_interval(secs => %(within)s)"
+        " AND (%(one)s::bigint IS NULL OR performed_pk = %(one)s) AND cardinality(instance_uids) ="
         "  (SELECT count(*) FROM instances WHERE sop_uid = ANY(p.instance_uids) AND NOT hidden)"
-        " AND (%(one)s::bigint IS NULL OR performed_pk = %(one)s)"
         " RETURNING sop_uid, status, study_uids, cardinality(instance_uids)",
-        {"days": _AWAITED_DAYS, "one": performed_pk},
+        {"within": within_s, "one": performed_pk},
     ).fetchall()
     for sop_uid, status, study_uids, count in rows:
         for study_uid in study_uids:
