@@ -27,7 +27,7 @@ EXTENSION: Final = "http.response.zerocopysend"
 _THREADS = 8  # in sendfile(2) at the same time
 _AT_ONCE_BYTES = 8 << 20  # of one system call
 _BURST_S = 0.1  # a thread stays with one client at most so long, while others wait
-_LINGER_S = 0.005  # a thread waits so long for a socket: a hop through the event loop costs a fast client more
+_LINGER_S = 0.01  # a thread waits so long for a socket: a hop through the event loop costs a fast client more
 _DRAINED_BYTES = 1 << 20  # a client must take so much, or the rest, within the time that the message allows
 _STALL_S = 30.0
 

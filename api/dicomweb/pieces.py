@@ -75,23 +75,20 @@ class PiecesResponse(StreamingResponse):
     async def stream_response(self, send: Send) -> None:
         """The whole answer, in the task that ends when the client goes away."""
         pieces = iter(() if self._head else self._pieces)
-        started = False
-        while ready := await to_thread.run_sync(_prepare, self._here, pieces, self._direct):
+        started = last = False
+        while not last:
+            ready, last = await to_thread.run_sync(_prepare, self._here, pieces, self._direct)
             with contextlib.ExitStack() as stack:
                 for one in ready:
                     stack.callback(one.close)
-                await ready[-1].begin()
+                    await one.begin()
                 if not started:
-                    await self._start(send)
+                    headers = self.raw_headers
+                    await send({"type": "http.response.start", "status": self.status_code, "headers": headers})
                     started = True
                 for one in ready:
                     await one.send(send)
-        if not started:
-            await self._start(send)
         await send({"type": "http.response.body", "body": b""})
-
-    async def _start(self, send: Send) -> None:
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
 
 
 class _Ready(Protocol):
@@ -212,8 +209,8 @@ def _close(chunks: Iterator[Buffer]) -> None:
         chunks.close()
 
 
-def _prepare(here: Context, pieces: Iterator[Piece], direct: bool) -> list[_Ready]:
-    """The next pieces: files opened; what is made comes last."""
+def _prepare(here: Context, pieces: Iterator[Piece], direct: bool) -> tuple[list[_Ready], bool]:
+    """The next pieces, files opened, and whether they are the last; what is made ends a list."""
     ready: list[_Ready] = []
     try:
         for piece in islice(pieces, _AT_ONCE):
@@ -223,7 +220,7 @@ def _prepare(here: Context, pieces: Iterator[Piece], direct: bool) -> list[_Read
                 ready.append(_File(path, piece))
             else:
                 ready.append(_made(here, piece, direct))
-                break
+                return ready, False
     except BaseException as error:
         for one in ready:
             one.close()
@@ -232,7 +229,7 @@ def _prepare(here: Context, pieces: Iterator[Piece], direct: bool) -> list[_Read
         if isinstance(error, OSError):
             raise ObjectStoreUnavailable(f"the object store cannot be read: {error.strerror}") from error
         raise
-    return ready
+    return ready, len(ready) < _AT_ONCE
 
 
 def _made(here: Context, piece: Stored | Made, direct: bool) -> _Ready:
