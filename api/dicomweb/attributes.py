@@ -21,7 +21,7 @@ def json_model(elements: Elements) -> dict[str, Any]:
 
 
 def row_model(attributes: Sequence[Attribute], if_known: Collection[int]) -> Callable[[Sequence[Any]], dict[str, Any]]:
-    """From rows of these attributes to what `json_model` gives, in a third of the time: all but the values is ready.
+    """From rows of these attributes to what `json_model` gives, in half of the time: all but the values is ready.
 
     Those of `if_known` are left out where they have no value.
     """
@@ -62,5 +62,7 @@ def _attribute(vr: str, values: Any) -> dict[str, Any]:
 
 def _name(value: str) -> dict[str, str] | None:
     """The component groups that are not empty (PS3.18 F.2.2)."""
+    if "=" not in value:
+        return {"Alphabetic": value} if value else None
     groups = {name: group for name, group in zip(_GROUPS, value.split("="), strict=False) if group}
     return groups or None
