@@ -10,6 +10,7 @@ import structlog
 from api.dicomweb.deposit import Destination, Sink
 from api.dicomweb.multipart import PartHead
 from api.dicomweb.storeanswer import Reason, Stored, Warned, reason_of
+from api.problems import reason
 from pacs.header import HeaderReader
 from pacs.part10 import FileHead, read_head
 from pacs.storage_classes import STORAGE_CLASSES, is_private
@@ -90,7 +91,7 @@ class Part10:
             else:
                 self._hold(piece)
         except SanglocError as error:
-            self._refuse(reason_of(error), str(error))
+            self._refuse(reason_of(error), reason(error), str(error))
 
     def end(self) -> None:
         """The file is complete: make it durable and visible, and say so."""
@@ -103,7 +104,7 @@ class Part10:
                 self._open()
             self._commit()
         except SanglocError as error:
-            self._refuse(reason_of(error), str(error))
+            self._refuse(reason_of(error), reason(error), str(error))
 
     def abandon(self) -> None:
         """Drop what was not committed."""
@@ -201,19 +202,20 @@ class Part10:
             Stored(header.sop_class, header.sop_uid, header.study_uid, header.series_uid, warning)
         )
 
-    def _refuse(self, reason: Reason, why: str) -> None:
+    def _refuse(self, code: Reason, why: str, detail: str = "") -> None:
+        """Say why to the client; what drivers say of a part that is away goes to the log only."""
         self._refused = True
         self.abandon()
         self._held = bytearray()
         log.warning(
             "stow-rs instance not stored",
-            reason=f"{reason:04X}",
-            why=why,
+            reason=f"{code:04X}",
+            why=detail or why,
             sop_uid=self._named[1][:64],
             source_aet=self._to.source_aet,
             address=self._to.source_address,
         )
-        self._to.answer.fail(reason, why, *(name if _is_uid(name) else "" for name in self._named))
+        self._to.answer.fail(code, why, *(name if _is_uid(name) else "" for name in self._named))
 
 
 def _is_uid(text: str) -> bool:

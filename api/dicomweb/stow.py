@@ -32,20 +32,25 @@ _DICOM, _JSON, _XML = "application/dicom", "application/dicom+json", "applicatio
 _RELATED = "multipart/related"
 _ANSWERS = (Offer(_JSON, aliases=("application/json",)), Offer(_XML))
 _SOURCE = "STOW-RS"  # the source AE title while there are no tokens with names
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
 _BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "content": {
-            f'{_RELATED}; type="{kind}"': {"schema": {"type": "string", "format": "binary"}} for kind in (_DICOM, _JSON)
+            f'{_RELATED}; type="{_DICOM}"': _BINARY,
+            f'{_RELATED}; type="{_JSON}"': _BINARY,
+            _DICOM: _BINARY,
+            _JSON: {"schema": {"type": "array", "items": {"type": "object"}, "minItems": 1}},
         },
     }
 }
-_MODULE: dict[str, Any] = {
-    "description": "Store Instances Response Module (PS3.18 I.1)",
-    "content": {_JSON: {}, _XML: {}},
+_MODULE: dict[str, Any] = {_JSON: {}, _XML: {}}
+_RESPONSES: dict[int | str, dict[str, Any]] = {
+    **{status: {"description": "Store Instances Response Module", "content": _MODULE} for status in (200, 202)},
+    **responses(401, 403, 406, 408, 415, 422),
+    # a problem where nothing was read, else the module (PS3.18 I.1)
+    **{status: one | {"content": one["content"] | _MODULE} for status, one in responses(400, 409, 413, 503).items()},
 }
-_TOLD: tuple[int | str, ...] = (200, 202, 409)
-_RESPONSES = responses(400, 401, 403, 406, 408, 413, 415, 422, 503) | dict.fromkeys(_TOLD, _MODULE)
 
 
 @router.post("/studies", response_class=Response, responses=_RESPONSES, openapi_extra=_BODY)

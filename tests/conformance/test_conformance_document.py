@@ -10,6 +10,7 @@ import pytest
 from pydicom.uid import UID
 from pynetdicom import sop_class
 
+from api.dicomweb.storeanswer import Reason
 from pacs.dimse import contexts, tls
 from pacs.dimse.policy import ReceiverPolicy
 from pacs.dimse.status import STATUSES
@@ -74,3 +75,9 @@ def test_limits():
 )
 def test_facts(fact: str):
     assert f"`{fact}`" in DOCUMENT
+
+
+def test_failure_reasons_of_stow():
+    section = DOCUMENT.split("Failure Reason (0008,1197):", 1)[1]
+    told = re.findall(r"^\| ([0-9A-F]{4}) \|", section.split("\n# ", 1)[0], re.MULTILINE)
+    assert told == sorted(f"{reason:04X}" for reason in Reason)
