@@ -13,7 +13,7 @@ import structlog
 
 from storage import destinations, forwarding, worklist
 from storage.errors import Unavailable
-from storage.routing import Horizon, apply_rules
+from storage.routing import Horizon, Marks, apply_rules
 
 if TYPE_CHECKING:
     from pacs.courier import Courier
@@ -28,6 +28,7 @@ _UNSETTLED_S = 0.02  # a transaction that was under way is asked about again
 _LOOK_S = (2.0, 60.0)  # at least so often while something waits, and while nothing does
 _NO_RULES_S = 60.0  # how often the cursor follows while there are no rules
 _LEASE_S = 15.0  # after which another process may take over from one that died
+_ROUTE_S = 1.0  # rules are applied for so long at a time: leases must be renewed
 _DRAIN_S = 5.0
 _REMIND_S = 60.0  # between two looks for reports of commitment that did not come
 _REPORT_S = 900.0  # a report that has not come by then will not come: ask again
@@ -62,6 +63,7 @@ class Forwarder:
         self._owner = f"{socket.gethostname()}:{os.getpid()}:{time.time_ns()}"
         self._couriers: dict[int, Courier] = {}
         self._horizon = Horizon()
+        self._marks: Marks | None = None  # up to which rules are being applied
         self._routed_at = -_NO_RULES_S
         self._reminded_at = -_REMIND_S
 
@@ -86,21 +88,22 @@ class Forwarder:
             courier.join(max(0.0, deadline - time.monotonic()))
 
     def _route(self) -> bool:
-        """Apply the rules to what is settled; False when something was still under way."""
+        """Apply the rules to what is settled; False when something is left, or was still under way."""
         database = self._exchange.database
         with database.autocommit() as connection:
             busy = bool(destinations.all_rules(connection))
             if not busy and time.monotonic() - self._routed_at < _NO_RULES_S:
                 return True
-            marks = self._horizon.look(connection)
-        if marks is None:
+            self._marks = self._marks or self._horizon.look(connection)
+        if self._marks is None:
             return False
         self._routed_at = time.monotonic()
-        more = True
-        while more:
+        while time.monotonic() - self._routed_at < _ROUTE_S:
             with database.transaction() as connection:
-                more = apply_rules(connection, marks, self._exchange.config.settle_s)
-        return True
+                if not apply_rules(connection, self._marks, self._exchange.config.settle_s):
+                    self._marks = None
+                    return True
+        return False
 
     def _remind(self) -> None:
         if time.monotonic() - self._reminded_at > _REMIND_S:
