@@ -10,9 +10,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from pydicom._uid_dict import UID_dictionary
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pynetdicom import presentation, sop_class
+from pynetdicom import presentation
 from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RQ
 from pynetdicom.pdu_primitives import (
     A_ASSOCIATE,
@@ -25,6 +24,7 @@ from pynetdicom.pdu_primitives import (
 
 from pacs.dimse.wire import ASSOCIATE_RQ, INVALID_PARAMETER, ProtocolError
 from pacs.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from pacs.storage_classes import STORAGE_CLASSES, is_private
 
 __all__ = [
     "APPLICATION_CONTEXT",
@@ -71,32 +71,6 @@ FIND_OPTIONS: Mapping[str, bytes] = {
     PATIENT_ROOT_FIND: bytes((1, 1, 1, 1, 0, 1, 1)),
     STUDY_ROOT_FIND: bytes((1, 1, 1, 1, 0, 1, 1)),
 }
-_STANDARD_ROOT = "1.2.840.10008."
-_NOT_STORAGE_SERVICE = frozenset(  # "Storage" by name, but not of the Storage Service Class (PS3.4 B)
-    {
-        "1.2.840.10008.1.3.10",  # Media Storage Directory: only on media (PS3.10)
-        "1.2.840.10008.1.20.1",  # Storage Commitment: a service of its own (PS3.4 J)
-        "1.2.840.10008.1.20.2",
-        "1.2.840.10008.5.1.1.27",  # Stored Print: retired, no patient and no study
-        "1.2.840.10008.5.1.4.1.1.200.1",  # Non-Patient Object Storage (PS3.4 GG): no study to put them under
-        "1.2.840.10008.5.1.4.1.1.200.3",
-        "1.2.840.10008.5.1.4.1.1.200.7",
-        "1.2.840.10008.5.1.4.1.1.201.1",
-        "1.2.840.10008.5.1.4.38.1",
-        "1.2.840.10008.5.1.4.39.1",
-        "1.2.840.10008.5.1.4.43.1",
-        "1.2.840.10008.5.1.4.44.1",
-        "1.2.840.10008.5.1.4.45.1",
-    }
-)
-
-
-def _storage_classes() -> frozenset[str]:
-    named = {uid for uid, (name, kind, *_) in UID_dictionary.items() if kind == "SOP Class" and "Storage" in name}
-    return frozenset(named | {str(uid) for uid in sop_class._STORAGE_CLASSES.values()}) - _NOT_STORAGE_SERVICE
-
-
-STORAGE_CLASSES = _storage_classes()  # UIDs; retired ones too, because archives that move send them
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,11 +91,6 @@ class Negotiated:
     peer_max_pdu_bytes: int  # 0: no limit
     peer_implementation: str
     options: Mapping[str, bytes] = field(default_factory=dict)  # extended negotiation by SOP class (PS3.7 D.3.3.5)
-
-
-def is_private(uid: str) -> bool:
-    """Whether a UID is not one of the DICOM standard (PS3.5 9.2)."""
-    return not uid.startswith(_STANDARD_ROOT)
 
 
 @lru_cache(maxsize=32)  # a modality that opens one association for each image asks the same each time
