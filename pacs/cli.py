@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from pacs import clients, forwardcli
+from pacs import clients, correcting, forwardcli
 from pacs.commandline import Config, Data, Json
 from pacs.commandline import load as _load
 from storage.errors import SanglocError, SettingsError
@@ -28,9 +28,11 @@ app = typer.Typer(
 )
 
 app.add_typer(forwardcli.app, name="forwarding")
+app.add_typer(correcting.app, name="studies")
 app.add_typer(clients.peers, name="peers")
 app.command()(clients.send)
 app.command()(clients.echo)
+app.command()(clients_query.query)
 
 DicomPort = Annotated[int | None, typer.Option("--dicom-port", help="DICOM port; 0 takes a free one.", metavar="PORT")]
 HttpPort = Annotated[int | None, typer.Option("--http-port", help="HTTP port; 0 takes a free one.", metavar="PORT")]
