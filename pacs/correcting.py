@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -43,10 +44,12 @@ class _Run:
         from pacs.launch import database_at_hand
         from storage import changes
 
-        with database_at_hand(load(self.config, data=self.data)) as settings:
-            database, policy = parts.database(settings, "changes"), parts.rejection_policy(settings)
+        with (
+            database_at_hand(load(self.config, data=self.data)) as settings,
+            contextlib.closing(parts.database(settings, "changes")) as database,
+        ):
+            policy = parts.rejection_policy(settings)
             done = changes.write(database, lambda c: change(c, by, policy), dry_run=self.dry_run)
-            database.close()
         show([done], as_json=self.as_json, would=self.dry_run)
 
 
@@ -173,9 +176,10 @@ def history(study: Study, *, config: Config = None, data: Data = None, as_json: 
     from pacs.launch import database_at_hand
     from storage import changes
 
-    with database_at_hand(load(config, data=data)) as settings:
-        database = parts.database(settings, "changes")
-        with database.autocommit() as connection:
-            found = changes.page(connection, study_uid=study, limit=1_000)
-        database.close()
+    with (
+        database_at_hand(load(config, data=data)) as settings,
+        contextlib.closing(parts.database(settings, "changes")) as database,
+        database.autocommit() as connection,
+    ):
+        found = changes.page(connection, study_uid=study, limit=1_000)
     show(found, as_json=as_json)

@@ -128,13 +128,14 @@ def hold(connection: Connection, commitment_pk: int, hold_s: float) -> None:
 
 
 def held(connection: Connection, sop_uids: Sequence[str]) -> dict[str, Held]:
-    """The instances among these that are served, by SOP Instance UID."""
+    """The instances among these that are served or are rejection notes, by SOP Instance UID."""
     with connection.cursor() as cursor:
         found = cursor.execute(
             "SELECT i.sop_uid, i.sop_class, i.object_key, i.object_size, i.dataset_offset, i.sha256"
             " FROM instances AS i JOIN series AS e ON e.series_pk = i.series_fk"
             " JOIN studies AS s ON s.study_pk = i.study_fk"
-            " WHERE i.sop_uid = ANY(%s) AND NOT (i.hidden OR e.hidden OR s.hidden)",
+            " WHERE i.sop_uid = ANY(%s) AND (NOT (i.hidden OR e.hidden OR s.hidden) OR EXISTS ("
+            "SELECT FROM rejection_notes AS n WHERE n.sop_uid = i.sop_uid AND n.state = 'applied'))",
             (list(sop_uids),),
         ).fetchall()
     return {row[0]: Held(*row) for row in found}

@@ -23,7 +23,7 @@ from pacs.exchange import run
 from pacs.ingest import Arrival, Ingest
 from pacs.rejection_notes import build_note
 from pacs.tasks import Exchange
-from storage import changes, removal, worklist
+from storage import changes, commitment, removal, worklist
 from storage.changes import By
 from storage.database import Database
 from storage.errors import Conflict, DatabaseUnavailable
@@ -106,6 +106,15 @@ def test_a_note_takes_effect_before_it_is_acknowledged(
     late = archive.add(study_uid="1.1", series_uid="1.1.1", sop_uid="5.5.5")
     assert late.header.sop_uid not in visible(database)
     assert contradictions(database) == []
+
+
+def test_a_note_is_committed_and_what_it_rejects_is_not(
+    database: Database, archive: Archive, send: Callable[..., str]
+) -> None:
+    bad, good = study_of(archive)
+    send(note("1.9", "1.1", [bad], QUALITY))
+    with database.autocommit() as connection:
+        assert set(commitment.held(connection, ["1.9", bad, good])) == {"1.9", good}
 
 
 def test_a_note_for_the_whole_study_takes_it_off_the_list_with_itself(
