@@ -98,7 +98,7 @@ def test_ingest_goes_on_behind_the_rows(filled: Database, make_received: Any) ->
     assert _one(filled, "SELECT count(*) FROM studies") == (STUDIES + 1,)
 
 
-def test_api_finds_them_by_every_key(archive: Any, http: httpx.Client, conninfo: str) -> None:
+def test_api_and_dicomweb_find_them_by_every_key(archive: Any, http: httpx.Client, conninfo: str) -> None:
     flood.fill(conninfo, STUDIES, quiet=True)
     with archive.database.autocommit() as connection:
         asked = studies.find_studies(connection, limit=5)[3]
@@ -113,6 +113,14 @@ def test_api_finds_them_by_every_key(archive: Any, http: httpx.Client, conninfo:
         found = next(item for item in items if item["study_uid"] == asked.study_uid)
         assert (found["series_count"], found["instance_count"]) == (asked.series_count, asked.instance_count)
         assert found["instance_count"] >= 1
+    answer = http.get(
+        "/dicom-web/studies", params={"PatientID": asked.patient_id, "AccessionNumber": asked.accession_number}
+    )
+    (match,) = answer.json()
+    assert match["0020000D"]["Value"] == [asked.study_uid]
+    assert match["00100010"]["Value"] == [{"Alphabetic": asked.patient_name}]
+    assert match["00201206"]["Value"] == [asked.series_count]
+    assert match["00201208"]["Value"] == [asked.instance_count]
 
 
 def test_a_folder_is_made_once_for_a_schema(fast_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
