@@ -18,6 +18,7 @@ from api.dicomweb.jsonstore import JsonParts
 from api.dicomweb.media import Offer, accepted, choose
 from api.dicomweb.multipart import MediaType, Multipart
 from api.dicomweb.part10parts import Part10Parts
+from api.dicomweb.resources import address
 from api.dicomweb.storeanswer import Answer, Reason
 from api.dicomweb.xml import native
 from api.problems import RETRY_AFTER_S, problem, responses
@@ -133,8 +134,7 @@ async def _take(here: Context, receive: Receive, deposit: Deposit, answer: Answe
 
 
 def _response(request: Request, answer: Answer, offer: Offer) -> Response:
-    address = str(request.base_url).rstrip("/")
-    module = answer.attributes(address + request.url.path.partition("/studies")[0])
+    module = answer.attributes(address(request))
     headers = {"Retry-After": str(RETRY_AFTER_S)} if answer.status == 503 else {}
     if answer.why:
         headers["Warning"] = f'299 sangloc "{_quotable(answer.why)}"'

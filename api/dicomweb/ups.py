@@ -16,6 +16,7 @@ from api.context import Actor, Context, Here, UidPath
 from api.dicomweb.jsonmodel import Model, check, objects
 from api.dicomweb.media import Offer, accepted, choose
 from api.dicomweb.multipart import MediaType
+from api.dicomweb.resources import origin
 from api.problems import problem, responses
 from pacs.ups import events, matching, steps
 from pacs.ups.attributes import SOP_INSTANCE, STATE, TRANSACTION_UID, first
@@ -63,7 +64,7 @@ async def create(request: Request, here: Here, actor: Actor) -> Response:
             return steps.create(connection, uid, model, actor)
 
     warnings = await _run(here, work)
-    address = f"{str(request.base_url).rstrip('/')}{request.url.path}/{uid}"
+    address = f"{origin(request)}{request.url.path}/{uid}"
     return Response(status_code=201, headers={"Location": address, "Content-Location": address, **_warned(*warnings)})
 
 
@@ -167,7 +168,7 @@ async def subscribe(request: Request, here: Here, actor: Actor, uid: UidPath, ae
                 events.tell(connection, one, events.state_report(one.attributes), only=aet)
 
     await _run(here, work)
-    root = str(request.base_url).rstrip("/").replace("http", "ws", 1) + request.url.path.partition("/workitems")[0]
+    root = origin(request).replace("http", "ws", 1) + request.url.path.partition("/workitems")[0]
     return Response(status_code=201, headers={"Content-Location": f"{root}/subscribers/{aet}"})
 
 
