@@ -16,7 +16,7 @@ from pydicom.datadict import dictionary_VR
 from pacs.charset import NAME_DELIMITERS, TEXT_DELIMITERS, codecs_of, decode
 from storage.errors import InvalidInput
 
-__all__ = ["CHARACTER_SET", "UTF8", "Element", "Elements", "read", "text_of", "vr_of", "write"]
+__all__ = ["CHARACTER_SET", "UTF8", "Element", "Elements", "read", "require_kinds", "text_of", "vr_of", "write"]
 
 
 class Element(NamedTuple):
@@ -58,6 +58,26 @@ def vr_of(tag: int) -> str:
         return dictionary_VR(tag)[:2]
     except KeyError:
         return "UN"
+
+
+def require_kinds(elements: Elements) -> None:
+    """Whoever goes on may rely on attributes of the data dictionary having text, numbers, items or bytes as there.
+
+    Raises `InvalidInput` where one comes with a VR of another kind.
+    """
+    for tag, element in elements.items():
+        known = vr_of(tag)
+        if known != "UN" and _kind(element.vr) != _kind(known):
+            raise InvalidInput(f"({tag >> 16:04X},{tag & 0xFFFF:04X}) has VR {element.vr}, and not {known}.")
+        if element.vr == "SQ":
+            for item in element.values:
+                require_kinds(item)
+
+
+def _kind(vr: str) -> str:
+    if vr in _TEXT:
+        return "text"
+    return "number" if vr in _NUMBERS else vr if vr in ("AT", "SQ") else "bytes"
 
 
 # ---- reading

@@ -101,6 +101,7 @@ def _find(association: Association, request: Command, model: InformationModel) -
 def _answer(association: Association, request: Command, model: InformationModel) -> tuple[Status, str]:
     context = association.context(request)
     identifier = identifiers.read(_received(association, request), context.transfer_syntax)
+    identifiers.require_kinds(identifier)
     character_set = (
         "\\".join(map(str, identifier[identifiers.CHARACTER_SET].values))
         if identifiers.CHARACTER_SET in identifier

@@ -367,6 +367,16 @@ def test_a_malformed_identifier_is_answered(filled: Database, receiver: Any, ide
     raw.close()
 
 
+@pytest.mark.parametrize("sop_class", [STUDY_ROOT, "1.2.840.10008.5.1.4.31"])
+@pytest.mark.parametrize("tag", [0x00400100, 0x0020000D, 0x00100010])
+def test_a_key_with_a_vr_of_another_kind_is_answered(filled: Database, receiver: Any, sop_class: str, tag: int):
+    raw = Raw(receiver.port).associate([(sop_class, ["1.2.840.10008.1.2.1"])])
+    keys = {0x00080052: Element("CS", ("SERIES",)), tag: Element("US", (5,))}
+    status, comment = send_find(raw, sop_class, write(keys, "1.2.840.10008.1.2.1"))
+    assert (status, "has VR US" in comment) == (0xC000, True)
+    raw.release()
+
+
 def test_a_giant_identifier_is_refused_and_the_association_lives(filled: Database, receiver: Any):
     raw = Raw(receiver.port).associate([(STUDY_ROOT, [IMPLICIT])])
     raw.sock.sendall(raw.pdv(1, 3, find_rq(STUDY_ROOT)))

@@ -15,7 +15,7 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filereader import read_dataset
 from pydicom.filewriter import write_dataset
 
-from pacs.identifiers import CHARACTER_SET, Element, read, text_of, write
+from pacs.identifiers import CHARACTER_SET, Element, read, require_kinds, text_of, write
 from storage.errors import InvalidInput
 
 IMPLICIT, EXPLICIT, BIG = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
@@ -171,6 +171,22 @@ def test_an_unknown_vr_is_refused_and_an_unknown_element_left_out():
     with pytest.raises(InvalidInput, match="VR"):
         read(struct.pack("<HH2sH", 8, 0x20, b"ZZ", 0), EXPLICIT)
     assert read(struct.pack("<HHI", 9, 0x1001, 2) + b"ab", IMPLICIT) == {}
+
+
+def test_a_known_attribute_has_the_kind_of_value_that_it_is_known_for():
+    private, step = Element("OB", (b"x",)), Element("SQ", [{0x00400002: Element("DA", ("20260101",))}])
+    require_kinds(
+        {0x00100020: Element("SH", ("1",)), 0x001021C0: Element("SS", (4,)), 0x00400100: step, 0x00091001: private}
+    )
+    odd = {0x00400002: Element("SQ", [])}
+    for tag, element in (
+        (0x0020000D, Element("US", (5,))),
+        (0x00100010, Element("SQ", [{}])),
+        (0x00400100, Element("LO", ("x",))),
+        (0x00400100, Element("SQ", [odd])),
+    ):
+        with pytest.raises(InvalidInput, match="has VR"):
+            require_kinds({tag: element})
 
 
 @given(st.binary(max_size=120), st.sampled_from([IMPLICIT, EXPLICIT, BIG]))
