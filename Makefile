@@ -16,7 +16,7 @@ ORTHANC := /usr/share/orthanc/plugins/libOrthanc
 BENCH_TOOLS := dcmdump=dcmtk Orthanc=orthanc $(ORTHANC)DicomWeb.so=orthanc-dicomweb \
 	$(ORTHANC)PostgreSQLIndex.so=orthanc-postgresql
 
-.PHONY: help install demo test bench lint tools bench-tools clean
+.PHONY: help install demo test bench fuzz lint tools bench-tools clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -37,6 +37,10 @@ lint: $(VENV)/.installed-dev ## format, style, types, import rules
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+fuzz: $(VENV)/.installed-dev ## a minute of coverage-guided fuzzing for each reader of foreign bytes
+	$(PIP) -q 'atheris>=3,<4'
+	for target in tests/fuzz/fuzz_*.py; do $(BIN)/python $$target -max_total_time=60 -artifact_prefix=/tmp/ || exit 1; done
 
 clean: ## remove what these targets made; data/ stays
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .schemathesis
