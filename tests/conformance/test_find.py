@@ -239,7 +239,8 @@ def many(filled: Database) -> Database:
     )
     with filled.transaction() as connection:
         connection.execute(
-            f"INSERT INTO studies (study_uid, {columns}) SELECT '2.' || n, 1, 'M', 'Many', 'many', '', '', '2020-01-01',"
+            f"INSERT INTO studies (study_uid, {columns})"
+            f" SELECT '2.' || n, 1, 'M', 'Many', 'many', '', '', '2020-01-01',"
             " '', '', '', repeat('x', 60), '', '', '', '', 'routine', '{}' FROM generate_series(1, 20000) AS n"
         )
     return filled

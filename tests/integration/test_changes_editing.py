@@ -80,7 +80,8 @@ def everything(database: Database) -> list[tuple[Any, ...]]:
         *rows(
             database,
             "SELECT study_uid, patient_key, s.patient_id, patient_name, patient_name_key, patient_birth_date,"
-            " patient_sex, s.study_date, accession_number, description, modalities, hidden, corrections, as_sent, moved_to"
+            " patient_sex, s.study_date, accession_number, description, modalities, hidden, corrections, as_sent,"
+            " moved_to"
             " FROM studies AS s JOIN patients ON patient_pk = patient_fk ORDER BY 1",
         ),
         *rows(

@@ -159,7 +159,7 @@ def test_a_read_study_comes_back_as_read(database: Database, two_series: list[Re
     ],
 )
 def test_a_resend_is_taken_and_stays_hidden_unless_nothing_was_wrong_with_it(
-    database: Database, indexer: Indexer, two_series: list[Received], kind: str, reason: str, shown: bool
+    database: Database, indexer: Indexer, two_series: list[Received], *, kind: str, reason: str, shown: bool
 ) -> None:
     remove(database, Scope(study_uid="1.1"), kind, By(actor="a", reason=reason))
     again = [replace(each, object_key=f"zz/{n}.dcm") for n, each in enumerate(two_series)]

@@ -28,7 +28,8 @@ def visible(database: Database) -> dict[str, tuple[str, str]]:
 def contradictions(database: Database) -> list[str]:
     """What the rows of all levels must never say; [] while they agree."""
     checks = {
-        "an instance is shown though something removes it": "SELECT sop_uid FROM instances WHERE NOT hidden AND sop_uid IN"
+        "an instance is shown though something removes it": "SELECT sop_uid FROM instances WHERE NOT hidden"
+        " AND sop_uid IN"
         " (SELECT sop_uid FROM removed_instances)",
         "an instance is hidden for nothing": "SELECT sop_uid FROM instances WHERE hidden AND sop_uid NOT IN"
         " (SELECT sop_uid FROM removed_instances UNION ALL SELECT sop_uid FROM rejection_notes)",
@@ -42,7 +43,8 @@ def contradictions(database: Database) -> list[str]:
         " worklist)",
         "modalities": "SELECT study_uid FROM studies AS s WHERE NOT hidden AND modalities <> ARRAY(SELECT DISTINCT"
         " modality FROM series WHERE study_fk = study_pk AND NOT series.hidden AND modality <> '' ORDER BY 1)",
-        "worklist modalities": "SELECT s.study_uid FROM studies AS s JOIN worklist AS w ON study_fk = study_pk WHERE NOT"
+        "worklist modalities": "SELECT s.study_uid FROM studies AS s JOIN worklist AS w ON study_fk = study_pk"
+        " WHERE NOT"
         " hidden AND (w.modalities <> s.modalities OR w.study_date IS DISTINCT FROM s.study_date)",
         "an instance in two studies": "SELECT sop_uid FROM instances AS i JOIN series ON series_pk = series_fk WHERE"
         " i.study_fk <> series.study_fk",

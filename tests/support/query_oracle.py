@@ -138,7 +138,7 @@ def holds(  # noqa: PLR0911 - one line for each kind of matching
 
 
 def expected(rows: dict[int, list[SimpleNamespace]], query: Query, people: dict[int, dict[str, Any]]) -> set[int]:
-    """A row matches when all conditions of its level and above hold, and below, one part of each level has all of its."""
+    """A row matches when all conditions of its level and above hold, and below, one part of each level has its own."""
     found = set()
     for key, below in rows.items():
         person = people[key] if query.level is Level.PATIENT else None
