@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from pacs import clients, correcting, forwardcli
+from pacs import clients, clients_query, correcting, forwardcli
 from pacs.commandline import Config, Data, Json
 from pacs.commandline import load as _load
 from storage.errors import SanglocError, SettingsError

@@ -17,7 +17,7 @@ MOST_CONTEXTS = 128  # their ids are the odd numbers of one byte (PS3.8 9.3.2.2)
 _ITEM = struct.Struct(">BxH")
 _FIXED_BYTES = 68  # of A-ASSOCIATE-RQ and -AC before their items
 _APPLICATION, _PROPOSED, _ANSWERED, _ABSTRACT, _TRANSFER = 0x10, 0x20, 0x21, 0x30, 0x40
-_USER, _MAX_LENGTH, _CLASS_UID, _ROLE, _VERSION_NAME = 0x50, 0x51, 0x52, 0x54, 0x55
+_USER, _MAX_LENGTH, _CLASS_UID, _ROLE, _VERSION_NAME, _EXTENDED = 0x50, 0x51, 0x52, 0x54, 0x55, 0x56
 
 _REASONS = {  # source and reason of an A-ASSOCIATE-RJ (PS3.8 table 9-21)
     (1, 1): "no reason given",
@@ -38,6 +38,7 @@ class Proposal:
     abstract_syntax: str
     transfer_syntaxes: tuple[str, ...]
     as_scp: bool = False
+    options: bytes = b""  # application information of SOP class extended negotiation (PS3.7 D.3.3.5); b"": none
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,8 @@ def associate_request(called: str, calling: str, proposals: Sequence[Proposal], 
     for uid in sorted({proposal.abstract_syntax for proposal in proposals if proposal.as_scp}):
         name = uid.encode()
         user.append(_item(_ROLE, len(name).to_bytes(2, "big") + name + b"\0\1"))
+    for uid, options in {each.abstract_syntax: each.options for each in proposals if each.options}.items():
+        user.append(_item(_EXTENDED, len(uid).to_bytes(2, "big") + uid.encode() + options))
     user.append(_item(_VERSION_NAME, IMPLEMENTATION_VERSION_NAME.encode()))
     items.append(_item(_USER, b"".join(user)))
     body = struct.pack(">Hxx16s16s32x", 1, called.encode().ljust(16), calling.encode().ljust(16)) + b"".join(items)

@@ -1,0 +1,73 @@
+"""`sangloc query`: what another archive (or this one) has, from the command line."""
+
+# ruff: noqa: PLC0415 - imports inside commands keep --help fast
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from pacs.clients import Calling, Target, Tls, Token, Web
+from pacs.commandline import Config, Data, Json, load
+
+__all__ = ["query"]
+
+
+class LevelName(StrEnum):
+    """What is looked for."""
+
+    patient = "patient"
+    study = "study"
+    series = "series"
+    image = "image"
+
+
+class RootName(StrEnum):
+    """The information model of a C-FIND."""
+
+    study = "study"
+    patient = "patient"
+
+
+def query(
+    target: Target,
+    keys: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Attributes by keyword or tag: KEY=VALUE to match (wildcards * and ?, ranges A-B, lists A,B), KEY to"
+            " be shown. Example: PatientName='nguyen*' StudyDate=20260101- ModalitiesInStudy StudyDescription",
+            metavar="KEY[=VALUE]...",
+        ),
+    ] = None,
+    *,
+    config: Config = None,
+    data: Data = None,
+    level: Annotated[LevelName, typer.Option("--level", "-l", help="What is looked for.")] = LevelName.study,
+    root: Annotated[RootName, typer.Option("--root", help="Information model of a C-FIND.")] = RootName.study,
+    fuzzy: Annotated[
+        bool, typer.Option("--fuzzy", help="Person names by the beginnings of their words, where the peer can.")
+    ] = False,
+    limit: Annotated[int, typer.Option("--limit", "-n", help="Most matches.", min=1, max=1_000_000)] = 100,
+    web: Web = False,
+    tls: Tls = False,
+    token: Token = "",
+    calling: Calling = None,
+    as_json: Json = False,
+) -> None:
+    """Ask a peer what it has, by C-FIND or QIDO-RS; a table, or DICOM JSON. Exit status 0: it answered, 1: not."""
+    from pacs import querying
+    from pacs.sending import Call
+
+    call = Call.of(load(config, data=data), target, web=web, tls=tls, token=token, calling=calling)
+    wanted = querying.Wanted.of(keys or [], level.value, root=root.value, fuzzy=fuzzy, limit=limit)
+    found = querying.ask(call, wanted)
+    if as_json:
+        typer.echo(json.dumps(found.matches, ensure_ascii=False))
+    else:
+        querying.show(found)
+    for note in found.notes:
+        typer.echo(note, err=True)
+    raise typer.Exit(0 if found.answered else 1)
