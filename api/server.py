@@ -13,6 +13,7 @@ from functools import partial
 import structlog
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from api import sendfile
@@ -26,6 +27,7 @@ __all__ = ["run"]
 
 _HEADER_S = 10.0
 _HEADER_BYTES = 64 * 1024
+_LINGER_S = 30.0  # for the rest of a body that nobody wants
 _CONNECTIONS = 1000
 _MESSAGE_BYTES = 64 * 1024  # of a WebSocket client, which has nothing to say
 
@@ -134,10 +136,12 @@ class _Protocol(HttpToolsProtocol):
         super().connection_made(transport)
         self._header_bytes = 0
         self._waiting: asyncio.TimerHandle | None = None
+        self._lingering: asyncio.TimerHandle | None = None
         self._expect_headers()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._got_headers()
+        self._stop_lingering()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -158,6 +162,31 @@ class _Protocol(HttpToolsProtocol):
         super().on_headers_complete()
         if type(self.cycle) is RequestResponseCycle:  # made a moment ago and not begun: uvicorn takes no class for it
             self.cycle.__class__ = sendfile.ZeroCopyCycle
+
+    def on_response_complete(self) -> None:
+        """A client that was answered early may send the rest of its body, which is thrown away, but not for ever."""
+        super().on_response_complete()
+        if self.cycle.more_body and not self.transport.is_closing():
+            self._lingering = self.loop.call_later(_LINGER_S, self.timeout_keep_alive_handler)
+
+    def on_body(self, body: bytes) -> None:
+        """As uvicorn's, but a piece that comes alone is handed on as it is: for instances that saves two copies."""
+        if self.cycle.body or self.cycle.response_complete or self.parser.should_upgrade():
+            super().on_body(body)
+            return
+        self.cycle.body = body  # type: ignore[assignment]  # it is only asked for its length, added to, and made bytes
+        if len(body) > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
+        self.cycle.message_event.set()
+
+    def on_message_complete(self) -> None:
+        self._stop_lingering()
+        super().on_message_complete()
+
+    def _stop_lingering(self) -> None:
+        if self._lingering is not None:
+            self._lingering.cancel()
+            self._lingering = None
 
     def send_400_response(self, msg: str) -> None:
         body = b'{"type":"about:blank","title":"Bad Request","status":400,"detail":"%s"}' % msg.encode("ascii")

@@ -144,7 +144,9 @@ def _decimal(vr: str, value: object) -> Any:
     number = value if isinstance(value, int | float) else _parsed(value)
     if number is None or (vr == "IS" and int(number) != number):
         return None
-    return float(number) if vr in ("FD", "FL") else str(value).strip()[:16]
+    if vr in ("FD", "FL"):
+        return float(number)
+    return value.strip() if isinstance(value, str) else str(value)[:16]  # a number is written as short as it must be
 
 
 def _tag_number(value: object) -> Any:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import socket
+import time
 import zlib
 from collections.abc import Iterator
 from typing import Any
@@ -13,6 +15,7 @@ from elements import CT, DEFLATED, EXPLICIT, ROOT, data_set, element
 from http_server import problem
 from stow import RELATED, body, closing, failures, part, part10, post, stored, storing
 
+from api import server
 from api.config import ApiConfig
 from storage.database import Database
 from storage.objects.directory import DirectoryStore
@@ -252,3 +255,31 @@ def test_syntaxes(http: httpx.Client, database: Database) -> None:
     assert post(http, body(part10(1, syntax=EXPLICIT))).status_code == 200
     assert post(http, body(data_set(n=2))).status_code == 200  # without preamble and file meta, as some software does
     assert rows(database, "SELECT count(*) FROM instances") == [(2,)]
+
+
+def test_the_rest_of_a_refused_body_is_not_waited_for_for_ever(
+    database: Database, store: DirectoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "_LINGER_S", 0.5)
+    head = b"POST /dicom-web/studies HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\n"
+
+    def dribble(raw: socket.socket) -> None:
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            raw.sendall(b"x")
+            time.sleep(0.02)
+
+    with (
+        storing(database, store) as http,
+        socket.create_connection((http.base_url.host, http.base_url.port or 0), 10) as raw,
+    ):
+        raw.sendall(head + b"Content-Length: 10000\r\n\r\nx")
+        assert raw.recv(4096).startswith(b"HTTP/1.1 415")
+        with pytest.raises(OSError, match=r"Broken pipe|reset"):  # closed, though bytes come in all the time
+            dribble(raw)
+
+
+def test_a_refused_body_that_comes_to_its_end_keeps_the_connection(http: httpx.Client) -> None:
+    for _ in range(3):
+        problem(post(http, b"x" * 3_000_000, kind="text/plain"), 415)
+        assert post(http, body(part10(1))).status_code == 200
