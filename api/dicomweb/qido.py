@@ -29,7 +29,8 @@ router = APIRouter(tags=["QIDO-RS"])
 _JSON = Offer("application/dicom+json", aliases=("application/json",))
 _XML = Offer("application/dicom+xml", multipart=True)
 _BOUNDARY = "sangloc-native-dicom-model"  # as an element or a text of such a document, it cannot occur
-_MOST_COUNTED = 1_000  # matches; a total beyond it is a lower bound, so that counting costs a few ms
+_MOST_COUNTED = 1_000  # matches; a total beyond it is a lower bound
+_COUNTING_MS = 50  # longest statement of the count: among millions of studies, a page is found sooner than its total
 _RETRIEVE_URL = 0x00081190
 _RETRIEVE = Attribute("RetrieveURL", _RETRIEVE_URL, "UR", Kind.UID, {})
 _ROOT = "/dicom-web"
@@ -175,7 +176,8 @@ def _counted(here: Context, parsed: Parsed, offset: int, found: int, *, cut: boo
         total = search.Total(offset + found, exact=True)
     else:
         try:
-            with here.searches.autocommit() as connection:
+            with here.searches.transaction() as connection:
+                connection.execute(f"SET LOCAL statement_timeout = {_COUNTING_MS}".encode())
                 total = search.total(connection, parsed.query, at_most=max(_MOST_COUNTED, offset + found))
         except DatabaseUnavailable:  # the matches are there, and were quicker than their number
             total = search.Total(offset + found, exact=False)

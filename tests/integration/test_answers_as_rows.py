@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import datetime as dt
+import time
 from collections.abc import Callable
 
+import httpx
 import pytest
+from archive import Archive
 
 from api.dicomweb.attributes import json_model, row_model
 from pacs import answers
 from pacs.query import Parsed
+from storage import search
 from storage.attributes import ATTRIBUTES, Level
 from storage.criteria import Query
-from storage.database import Database
+from storage.database import Connection, Database
 from storage.studies import Indexer, Received
 
 
@@ -58,3 +62,21 @@ def test_what_is_wanted_only_if_known_is_left_out_where_it_is_not(filled: Databa
 def test_dates_in_another_zone_are_no_rows(filled: Database) -> None:
     found = answers.find(filled, Parsed(Query(Level.STUDY, zone=420), (ATTRIBUTES[0],)), limit=10)
     assert found.attributes is None
+
+
+def test_a_page_does_not_wait_for_its_total(
+    archive: Archive, http: httpx.Client, make_received: Callable[..., Received], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Indexer(archive.database).index([make_received() for _ in range(3)])
+    counted = http.get("/dicom-web/studies", params={"limit": 2})
+    assert (counted.headers["X-Total-Count"], counted.headers["X-Total-Count-Relation"]) == ("3", "eq")
+
+    def slow(connection: Connection, _query: Query, **_: int) -> None:
+        connection.execute("SELECT pg_sleep(20)")
+
+    monkeypatch.setattr(search, "total", slow)
+    start = time.monotonic()
+    answer = http.get("/dicom-web/studies", params={"limit": 2})
+    assert time.monotonic() - start < 10
+    assert len(answer.json()) == 2
+    assert (answer.headers["X-Total-Count"], answer.headers["X-Total-Count-Relation"]) == ("2", "gte")
