@@ -13,8 +13,9 @@ from pynetdicom import sop_class
 from api.dicomweb.storeanswer import Reason
 from pacs.dimse import contexts, tls
 from pacs.dimse.policy import ReceiverPolicy
-from pacs.dimse.status import STATUSES
+from pacs.dimse.status import FIND_STATUSES, STATUSES
 from pacs.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from storage.attributes import ATTRIBUTES, Kind, Level
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "conformance.md").read_text()
 
@@ -50,6 +51,29 @@ def test_statuses():
     assert _table("Statuses") == "| Status | Meaning | Clause | When |\n|---|---|---|---|\n" + "".join(rows)
 
 
+def test_query_statuses():
+    rows = [f"| {s.code:04X} | {s.meaning} | {s.clause} | {s.when} |\n" for s in FIND_STATUSES]
+    assert _table("Query statuses") == "| Status | Meaning | Clause | When |\n|---|---|---|---|\n" + "".join(rows)
+
+
+def test_attributes_of_queries():
+    section = DOCUMENT.split("# Query\n", 1)[1].split("\n# ", 1)[0]
+    told = re.findall(r"^\| (\w+) \| \((\w{4}),(\w{4})\) \| (\w+) \| ([^|]+) \|$", section, re.MULTILINE)
+    levels = {Level.PATIENT: "patient", Level.STUDY: "study", Level.SERIES: "series", Level.IMAGE: "instance"}
+    known = [(one.keyword, f"{one.tag >> 16:04X}", f"{one.tag & 0xFFFF:04X}", levels[one.level]) for one in ATTRIBUTES]
+    assert [each[:4] for each in told] == known
+    for one, (*_, how) in zip(ATTRIBUTES, told, strict=True):
+        assert ("range" in how) == (one.kind in {Kind.DATE, Kind.TIME})
+        assert ("fuzzy" in how) == (one.kind is Kind.NAME)
+        assert ("none" in how) == (one.kind in {Kind.COUNTED, Kind.FIXED})
+
+
+def test_extended_negotiation_of_queries():
+    section = DOCUMENT.split("# Query\n", 1)[1].split("\n# ", 1)[0]
+    told = bytes(int(answer) for answer in re.findall(r"^\| [1-7] \| [^|]+ \| ([01])", section, re.MULTILINE))
+    assert {contexts.FIND_OPTIONS[uid] for uid in (contexts.PATIENT_ROOT_FIND, contexts.STUDY_ROOT_FIND)} == {told}
+
+
 def test_limits():
     policy = ReceiverPolicy()
     shown = dict(re.findall(r"^\| `(\w+)` \| ([^|]+) \|", _table("Limits and timers"), re.MULTILINE))
@@ -68,6 +92,8 @@ def test_limits():
     [
         contexts.APPLICATION_CONTEXT,
         contexts.VERIFICATION,
+        contexts.PATIENT_ROOT_FIND,
+        contexts.STUDY_ROOT_FIND,
         IMPLEMENTATION_CLASS_UID,
         IMPLEMENTATION_VERSION_NAME,
         tls.CIPHERS,
