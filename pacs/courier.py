@@ -16,7 +16,11 @@ from typing import TYPE_CHECKING
 import structlog
 from pydicom.uid import generate_uid
 
+from pacs.announcing import Announcer, ask_commitment, notice
+from pacs.calling import caller_policy
 from pacs.delivery import DimseLine, Item, Line, Result, StoppedError, Throttle
+from pacs.dimse.sender import in_associations
+from pacs.stowing import StowLine
 from storage import destinations, forwarding, peers
 from storage.errors import (
     DatabaseUnavailable,
@@ -132,8 +136,6 @@ class Courier:
         return True
 
     def _send(self, items: Sequence[Item]) -> None:
-        from pacs.dimse.sender import in_associations  # noqa: PLC0415
-
         kinds = list(dict.fromkeys((item.instance.sop_class, item.instance.transfer_syntax) for item in items))
         groups = in_associations(kinds) if self.destination.method == "dimse" else [kinds]
         for group in groups:
@@ -163,9 +165,6 @@ class Courier:
         return errors
 
     def _line(self, kinds: Sequence[Kind]) -> Line:
-        from pacs.calling import caller_policy  # noqa: PLC0415
-        from pacs.stowing import StowLine  # noqa: PLC0415
-
         assert self._peer is not None
         policy, store = caller_policy(self._exchange.config), self._exchange.store
         if self.destination.method == "stow":
@@ -248,8 +247,6 @@ class Courier:
     # ---- notices and commitment
 
     def _announce(self) -> bool:
-        from pacs.announcing import Announcer, notice  # noqa: PLC0415
-
         database, config = self._exchange.database, self._exchange.config
         with database.autocommit() as connection:
             found = forwarding.waiting_studies(connection, self.destination.destination_pk, _MARK[0])
@@ -277,8 +274,6 @@ class Courier:
 
     def _ask_commitment(self) -> bool:
         """Ask the destination to commit itself to what was sent."""
-        from pacs.announcing import ask_commitment  # noqa: PLC0415
-
         database, pk, transaction_uid = (
             self._exchange.database,
             self.destination.destination_pk,

@@ -95,6 +95,8 @@ class Forwarder:
             if not busy and time.monotonic() - self._routed_at < _NO_RULES_S:
                 return True
             self._marks = self._marks or self._horizon.look(connection)
+        if busy:
+            _couriers()
         if self._marks is None:
             return False
         self._routed_at = time.monotonic()
@@ -128,7 +130,12 @@ class Forwarder:
                 if pk in self._couriers or destination.open_at(now) is None:
                     continue
                 if forwarding.lease(connection, pk, self._owner, _LEASE_S):
-                    from pacs.courier import Courier  # noqa: PLC0415  an idle process needs nothing that speaks DICOM
-
-                    self._couriers[pk] = Courier(self._exchange, destination, self._owner)
+                    self._couriers[pk] = _couriers()(self._exchange, destination, self._owner)
                     self._couriers[pk].start()
+
+
+def _couriers() -> type[Courier]:
+    """Loaded with the first rule: a process that forwards nothing needs nothing that speaks DICOM."""
+    from pacs.courier import Courier  # noqa: PLC0415
+
+    return Courier
