@@ -6,17 +6,24 @@ import datetime as dt
 import json
 import logging
 import socket
+import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import structlog
+from destinations import Faulty
 from http_server import serving
+from images import ROOT, image, pixels
+from ordering import place
+from orthanc import orthanc
 from typer.testing import CliRunner, Result
 
 from api.config import ApiConfig
 from pacs.cli import app
 from storage.database import Database
+from storage.errors import PeerUnavailable
 from storage.studies import Indexer
 
 
@@ -51,22 +58,6 @@ def targets(
         indexer.index([received])
     with serving(database, store, ApiConfig()) as address:
         yield {"dimse": f"SANGLOC@127.0.0.1:{receiver.port}", "web": f"{address}/dicom-web"}
-
-
-@pytest.fixture(autouse=True)
-def surroundings(conninfo: str, tmp_path: Path, monkeypatch: Any) -> Iterator[None]:
-    """The settings of this test's database; the servers of this process say nothing where the command does."""
-    for name, value in {
-        "SANGLOC_DATABASE_URL": conninfo,
-        "SANGLOC_OBJECTS_FOLDER": str(tmp_path / "objects"),
-        "SANGLOC_DATA": str(tmp_path / "data"),
-        "SANGLOC_DICOM_CALL_TIMEOUT_S": "2",
-    }.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr("pacs.commandline._log_to_stderr", lambda _: None)
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    yield
-    structlog.reset_defaults()
 
 
 def run(*arguments: str) -> Result:
@@ -120,10 +111,37 @@ def test_no_more_than_the_limit(targets: dict[str, str], way: str):
 
 
 def test_patients_by_patient_root(targets: dict[str, str]):
-    patients = run(targets["dimse"], "--root", "patient", "--level", "patient", "PatientName=nguyen*", "--json")
+    patients = run(targets["dimse"], "--level", "patient", "-k", "PatientName=nguyen*", "--json")
     assert found(patients, "00100020") == ["P1.1"]
-    assert run(targets["dimse"], "--level", "patient").exit_code == 1
-    assert run(targets["web"], "--level", "patient").exit_code == 1
+    assert run(targets["web"], "--level", "patient").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "arguments", [["StudyDat=2026"], ["limit=1"], ["PatientName.=1"], ["-l", "frame"], ["-n", "0"]]
+)
+def test_what_is_asked_wrongly_is_exit_status_2(targets: dict[str, str], arguments: list[str]):
+    assert [run(targets[way], *arguments).exit_code for way in ("dimse", "web")] == [2, 2]
+
+
+@pytest.mark.parametrize("mode", ["reject", "mute", "abort", "die"])
+def test_a_peer_that_fails_ends_the_command(mode: str):
+    with Faulty(mode) as faulty:
+        start = time.monotonic()
+        done = run(f"DEST@127.0.0.1:{faulty.port}", "--timeout", "1", "--json")
+    assert isinstance(done.exception, PeerUnavailable)
+    assert (done.exit_code, done.stdout, time.monotonic() - start < 8) == (1, "", True)
+
+
+def test_orthanc_both_ways(tmp_path: Path):
+    with orthanc(tmp_path, DicomAlwaysAllowFind=True) as peer:
+        for number in range(3):
+            film = image(pixels(), StudyInstanceUID=f"{ROOT}.77.{number}", AccessionNumber=f"A{number}", PatientID="T")
+            assert peer.api.post("/instances", content=film).status_code == 200
+        for target in (f"ORTHANC@127.0.0.1:{peer.dicom}", peer.dicomweb):
+            assert sorted(found(run(target, "PatientID=T", "--json"))) == [f"{ROOT}.77.{n}" for n in range(3)]
+            assert found(run(target, "AccessionNumber=A1", "--json")) == [f"{ROOT}.77.1"]
+            assert len(found(run(target, "--limit", "2", "--json"))) == 2
+        assert found(run(f"ORTHANC@127.0.0.1:{peer.dicom}", "-l", "patient", "--json"), "00100020") == ["T"]
 
 
 @pytest.mark.parametrize(
@@ -153,3 +171,16 @@ def unused_port() -> int:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])
+
+
+def test_the_worklist(database: Database, receiver: Any):
+    target = f"SANGLOC@127.0.0.1:{receiver.port}"
+    for number, modality in enumerate(("CT", "DX", "DX")):
+        step = {"step_id": f"S{number}", "modality": modality, "start": f"2026-11-2{number}T08:00:00"}
+        place(database, step, accession_number=f"A{number}", patient={"id": "P", "name": "Trần^An"})
+    done = run(target, "--worklist", "Modality=DX", "ScheduledProcedureStepStartDate=20261122", "--json")
+    assert found(done, "00080050") == ["A2"]
+    table = run(target, "--worklist", "ScheduledProcedureStepSequence.Modality=CT").stdout.splitlines()
+    assert table[0].split()[:2] == ["Modality", "ScheduledProcedureStepStartDate"]
+    assert ("20261120  " in table[1], "Trần^An" in table[1], table[2]) == (True, True, "1 found")
+    assert run("http://127.0.0.1:1/dicom-web", "--worklist").exit_code == 2
