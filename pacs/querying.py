@@ -92,8 +92,8 @@ class Wanted:
 
 def _in_step(keys: Mapping[int, Element]) -> dict[int, Element]:
     """Keys of a scheduled step, also those that are given without its sequence, in its one item."""
-    inner = dict(keys[_STEPS].values[0]) if _STEPS in keys else {}
-    inner |= {tag: element for tag, element in keys.items() if tag in _IN_STEP}
+    inner = {tag: element for tag, element in keys.items() if tag in _IN_STEP}
+    inner |= keys[_STEPS].values[0] if _STEPS in keys else {}
     outer = {tag: element for tag, element in keys.items() if tag not in _IN_STEP and tag != _STEPS}
     return {_STEPS: Element("SQ", [inner]), **outer}
 
