@@ -181,6 +181,6 @@ def test_the_worklist(database: Database, receiver: Any):
     done = run(target, "--worklist", "Modality=DX", "ScheduledProcedureStepStartDate=20261122", "--json")
     assert found(done, "00080050") == ["A2"]
     table = run(target, "--worklist", "ScheduledProcedureStepSequence.Modality=CT").stdout.splitlines()
-    assert table[0].split()[:2] == ["Modality", "ScheduledProcedureStepStartDate"]
+    assert table[0].split()[:2] == ["ScheduledProcedureStepStartDate", "ScheduledProcedureStepStartTime"]
     assert ("20261120  " in table[1], "Trần^An" in table[1], table[2]) == (True, True, "1 found")
     assert run("http://127.0.0.1:1/dicom-web", "--worklist").exit_code == 2
