@@ -23,6 +23,7 @@ from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import UID
 
 from storage import codestream
+from storage.codestream import panics_are_errors
 from storage.errors import NotScorable
 
 __all__ = ["StoredPixels", "read_stored"]
@@ -196,7 +197,8 @@ def _decode_pydicom(frame: bytes, syntax: UID, header: pydicom.Dataset, bits: in
         "pixel_keyword": "PixelData",
     }
     try:
-        pixels, _ = decoder.as_array(_encapsulate(frame), index=0, raw=True, **options)
+        with panics_are_errors():
+            pixels, _ = decoder.as_array(_encapsulate(frame), index=0, raw=True, **options)
     except RuntimeError as error:  # one line for each plugin that failed
         raise NotScorable(f"the {syntax.name} image cannot be decoded: it is damaged or cut off") from error
     return pixels

@@ -15,6 +15,7 @@ from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.encoders.base import get_encoder
 from pydicom.uid import UID
 
+from storage.codestream import panics_are_errors
 from storage.errors import NotTranscodable, SanglocError
 
 __all__ = ["DECODED", "LOSSLESS", "decode", "encode"]
@@ -61,7 +62,8 @@ def decode(stream: bytes, syntax: str, image: Mapping[str, Any]) -> tuple[Any, s
         NotTranscodable: it is damaged, or of a kind that is not decoded.
     """
     try:
-        return _decode(stream, syntax, {**image, "number_of_frames": 1, "pixel_keyword": "PixelData"})
+        with panics_are_errors():
+            return _decode(stream, syntax, {**image, "number_of_frames": 1, "pixel_keyword": "PixelData"})
     except (SanglocError, MemoryError):
         raise
     except Exception as error:  # the libraries raise whatever a damaged stream makes them meet

@@ -18,6 +18,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian
 from pacs.frames import Image
 from pacs.scan import EXPLICIT_BIG_ENDIAN
 from storage import codestream
+from storage.codestream import panics_are_errors
 from storage.errors import InvalidDataSet
 
 __all__ = ["Array", "decode"]
@@ -26,6 +27,7 @@ Array = npt.NDArray[Any]
 
 _FLOATS = {0x7FE00008: "f4", 0x7FE00009: "f8"}  # float and double float pixel data (PS3.3 C.7.6.24)
 _RLE, _DEFLATED_FRAMES = "1.2.840.10008.1.2.5", "1.2.840.10008.1.2.8.1"
+_LOSSLESS_JPEG = frozenset({"1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70"})
 _CODECS = {  # transfer syntax (PS3.5 A.4) -> function of imagecodecs, for grey images
     "1.2.840.10008.1.2.4.50": "jpeg8_decode",
     "1.2.840.10008.1.2.4.51": "jpeg8_decode",
@@ -143,7 +145,15 @@ def _by_pydicom(image: Image, frame: bytes, plain: bytes | None) -> Array:
     if plain is not None and (syntax != EXPLICIT_BIG_ENDIAN or int(header.BitsAllocated) <= 8):
         syntax = ExplicitVRLittleEndian  # bytes come in their own order
     source = _encapsulate(frame) if plain is None else plain
-    pixels, _ = get_decoder(syntax).as_array(source, index=0, raw=samples == 1, **options)
+    try:
+        with panics_are_errors():
+            pixels, _ = get_decoder(syntax).as_array(source, index=0, raw=samples == 1, **options)
+    except RuntimeError:
+        if syntax not in _LOSSLESS_JPEG:
+            raise
+        import imagecodecs  # noqa: PLC0415  (90 ms that few need)
+
+        return np.asarray(imagecodecs.jpeg8_decode(frame))  # in colour, which the fast way leaves alone
     return pixels
 
 

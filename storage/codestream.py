@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
-__all__ = ["shape"]
+import contextlib
+from collections.abc import Iterator
+
+__all__ = ["panics_are_errors", "shape"]
+
+
+@contextlib.contextmanager
+def panics_are_errors() -> Iterator[None]:
+    """A panic of a decoder written in Rust as a RuntimeError: the class of pyo3 is no `Exception`, so it ends a thread."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ == "PanicException":
+            raise RuntimeError(f"the decoder gave up: {error}") from error
+        raise
 
 
 def shape(frame: bytes) -> tuple[int, int] | None:
