@@ -10,7 +10,7 @@ __all__ = ["panics_are_errors", "shape"]
 
 @contextlib.contextmanager
 def panics_are_errors() -> Iterator[None]:
-    """A panic of a decoder written in Rust as a RuntimeError: the class of pyo3 is no `Exception`, so it ends a thread."""
+    """A panic of a decoder in Rust as a RuntimeError: the class of pyo3 is no `Exception`, so it would end a thread."""
     try:
         yield
     except BaseException as error:
