@@ -9,7 +9,7 @@ from __future__ import annotations
 # ruff: noqa: S608 - the statements are put together from constants only
 import contextlib
 import datetime as dt
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
@@ -21,7 +21,7 @@ from storage.database import Connection, Database
 from storage.errors import InvalidInput, NotFound
 
 __all__ = [
-    "CHANNEL", "By", "Change", "Kind", "begin", "get", "later", "page", "preview", "record", "settle", "write",
+    "CHANNEL", "By", "Change", "Kind", "begin", "get", "page", "preview", "record", "settle", "write",
 ]  # fmt: skip
 
 CHANNEL = "sangloc_changes"  # LISTEN here to hear of changes: rejection notes to make or apply, objects to purge
@@ -170,14 +170,3 @@ def page(connection: Connection, *, study_uid: str = "", before: int | None = No
             f"SELECT {_COLUMNS} FROM changes WHERE {condition} ORDER BY change_pk DESC LIMIT %(limit)s".encode(),
             {"study": study_uid, "before": before or 2**63 - 1, "limit": limit},
         ).fetchall()
-
-
-def later(connection: Connection, change: Change) -> Iterator[Change]:
-    """Later changes of values or places in the same studies that still stand: they must be undone first."""
-    found = connection.execute(
-        "SELECT DISTINCT change_pk FROM changed_studies AS c JOIN changes ON change_pk = c.change_fk"
-        " WHERE c.study_uid = ANY(%s) AND change_pk > %s AND undone_by IS NULL"
-        " AND kind NOT IN ('delete', 'reject', 'restore', 'undo') ORDER BY change_pk DESC",
-        (change.study_uids, change.change_pk),
-    ).fetchall()
-    return (get(connection, pk) for (pk,) in found)
