@@ -21,14 +21,16 @@ Convert = Callable[[Any], Sequence[Any]]
 
 
 class Found:
-    """The matches of one query: `cut` is true when there are more than were asked for.
+    """The matches of one query: `cut` is true when there are more than were asked for; `search` can count them.
 
     No connection is held between two steps of an iteration.
     """
 
-    def __init__(self, database: Database, parsed: Parsed, keys: Sequence[int], *, cut: bool) -> None:
+    def __init__(
+        self, database: Database, parsed: Parsed, looked_for: search.Search, keys: Sequence[int], *, cut: bool
+    ) -> None:
         self._database, self._parsed, self._keys = database, parsed, keys
-        self.cut = cut
+        self.search, self.cut = looked_for, cut
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -58,8 +60,9 @@ class Found:
 def find(database: Database, parsed: Parsed, *, limit: int, offset: int = 0) -> Found:
     """Look for at most `limit` matches. Raises `DatabaseUnavailable`, also for a query that takes too long."""
     with database.autocommit() as connection:
-        keys = search.keys(connection, parsed.query, limit=limit + 1, offset=offset)
-    return Found(database, parsed, keys[:limit], cut=len(keys) > limit)
+        looked_for = search.Search(connection, parsed.query)
+        keys = search.keys(connection, looked_for, limit=limit + 1, offset=offset)
+    return Found(database, parsed, looked_for, keys[:limit], cut=len(keys) > limit)
 
 
 def _text(value: str) -> Sequence[str]:

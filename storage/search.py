@@ -17,7 +17,7 @@ from storage.database import Connection
 from storage.matching import Filter
 from storage.planning import Plan, completed, on_words, plan, scans
 
-__all__ = ["Row", "Total", "keys", "rows", "total"]
+__all__ = ["Row", "Search", "Total", "keys", "rows", "total"]
 
 Row = tuple[Any, ...]
 
@@ -58,19 +58,19 @@ _KEY = {
 }
 
 
-def keys(connection: Connection, query: Query, *, limit: int, offset: int = 0) -> list[int]:
+def keys(connection: Connection, query: Query | Search, *, limit: int, offset: int = 0) -> list[int]:
     """The keys of the rows of `query.level` that match, in their order; at most `limit`.
 
     Studies, and what is in them, come latest first, series and instances by their numbers; patients latest first.
     """
-    search = _Search(connection, query)
-    sql = f"{search.statement(_KEY[query.level])} ORDER BY {search.order} OFFSET {int(offset)} LIMIT {int(limit)}"
+    search = _prepared(connection, query)
+    sql = f"{search.statement(_KEY[search.level])} ORDER BY {search.order} OFFSET {int(offset)} LIMIT {int(limit)}"
     return [key for (key,) in connection.execute(sql.encode(), search.values, prepare=False)]
 
 
-def total(connection: Connection, query: Query, *, at_most: int) -> Total:
+def total(connection: Connection, query: Query | Search, *, at_most: int) -> Total:
     """How many rows match, as far as `at_most`."""
-    search = _Search(connection, query)
+    search = _prepared(connection, query)
     sql = f"SELECT count(*) FROM ({search.statement('1')} LIMIT {int(at_most) + 1}) AS found"
     row = connection.execute(sql.encode(), search.values, prepare=False).fetchone()
     assert row is not None
@@ -105,11 +105,15 @@ def _up(level: Level, used: str) -> str:
     return " ".join(parts)
 
 
-class _Search:
-    """The FROM and WHERE of one query, and its order."""
+def _prepared(connection: Connection, query: Query | Search) -> Search:
+    return query if isinstance(query, Search) else Search(connection, query)
+
+
+class Search:
+    """A query with the way to its matches: the FROM and WHERE of its statements, and their order."""
 
     def __init__(self, connection: Connection, query: Query) -> None:
-        self._level = query.level
+        self.level = query.level
         self._at: dict[int, Level] = {}  # the level at which a filter is tested, by its identity
         self._filters: list[Filter] = []
         self._date: Filter | None = None  # a range of study dates
@@ -130,21 +134,21 @@ class _Search:
     @property
     def order(self) -> str:
         """The order of the rows; that of studies is the one in which they are walked, or in which their names stand."""
-        order = _ORDER[self._level]
-        if self._plan.way != "names" or self._level is Level.PATIENT:
+        order = _ORDER[self.level]
+        if self._plan.way != "names" or self.level is Level.PATIENT:
             return order
         return order.replace("s.study_date", "n.study_date").replace("s.study_pk", "n.study_fk")
 
     def statement(self, selected: str) -> str:
         """SELECT this FROM ... WHERE ..., in order up to the studies."""
-        if self._level is Level.PATIENT:
+        if self.level is Level.PATIENT:
             return self._patients(selected)
         source, conditions = self._studies()
         parts = [source]
         if "p." in " ".join(conditions):
             parts.append("CROSS JOIN LATERAL (SELECT * FROM patients WHERE patient_pk = s.patient_fk OFFSET 0) AS p")
         for level in (Level.SERIES, Level.IMAGE):
-            if level <= self._level:
+            if level <= self.level:
                 table, alias, joined = _DOWN[level]
                 tests = " AND ".join([f"NOT {alias}.hidden", joined, *self._tests(level)])
                 parts.append(
@@ -209,7 +213,7 @@ class _Search:
         """What a row of the query's level must have below it: conditions of one level hold for the same part."""
         found = []
         for level in Level:
-            if level > self._level and (tests := self._tests(level)):
+            if level > self.level and (tests := self._tests(level)):
                 tables, joined = self._path(level)
                 found.append(f"EXISTS (SELECT FROM {tables} WHERE {' AND '.join([*joined, *tests])})")
         return found
@@ -221,5 +225,5 @@ class _Search:
             Level.SERIES: "e.study_fk = s.study_pk AND NOT e.hidden",
             Level.IMAGE: "i.series_fk = e.series_pk AND NOT i.hidden",
         }
-        between = [one for one in _PARTS if self._level < one <= level]
+        between = [one for one in _PARTS if self.level < one <= level]
         return ", ".join(_PARTS[one] for one in between), [links[one] for one in between]

@@ -136,7 +136,7 @@ def _search(
     found = answers.find(here.searches, parsed, limit=limit, offset=asked.offset)
     if found.cut and limit == most:
         warnings.append(f"There are more than {limit} matches: ask for the others with limit and offset.")
-    headers = _counted(here, parsed, asked.offset, len(found), cut=found.cut)
+    headers = _counted(here, found, asked.offset)
     if warnings:
         headers["Warning"] = ", ".join(f'299 sangloc "{text}"' for text in warnings)
     if not len(found):
@@ -170,17 +170,18 @@ def _returned(asked: Asked, parsed: Parsed, level: Level, defaults: tuple[Attrib
     return tuple(one for one in wanted if one.level <= level)
 
 
-def _counted(here: Context, parsed: Parsed, offset: int, found: int, *, cut: bool) -> dict[str, str]:
+def _counted(here: Context, found: answers.Found, offset: int) -> dict[str, str]:
     """How many matches there are, at a bounded cost."""
-    if not cut and (found or not offset):
-        total = search.Total(offset + found, exact=True)
+    known = offset + len(found)
+    if not found.cut and (len(found) or not offset):
+        total = search.Total(known, exact=True)
     else:
         try:
             with here.searches.transaction() as connection:
                 connection.execute(f"SET LOCAL statement_timeout = {_COUNTING_MS}".encode())
-                total = search.total(connection, parsed.query, at_most=max(_MOST_COUNTED, offset + found))
+                total = search.total(connection, found.search, at_most=max(_MOST_COUNTED, known))
         except DatabaseUnavailable:  # the matches are there, and were quicker than their number
-            total = search.Total(offset + found, exact=False)
+            total = search.Total(known, exact=False)
     return {"X-Total-Count": str(total.found), "X-Total-Count-Relation": "eq" if total.exact else "gte"}
 
 
