@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -51,6 +52,16 @@ def notify(database: Database) -> None:
         connection.execute("SELECT pg_notify(%s, '')", (CHANNEL,))
 
 
+def hang_up(database: Database) -> bool:
+    """End the connection that listens; False while there is none."""
+    with database.autocommit() as connection:
+        found = connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE query LIKE 'LISTEN%' AND datname = current_database()"
+        ).fetchall()
+    return found == [(True,)]
+
+
 def test_a_task_is_woken_by_a_notification_and_by_the_stop(
     running: Callable[..., Exchange], database: Database
 ) -> None:
@@ -66,12 +77,10 @@ def test_bells_ring_again_after_the_database_hung_up(running: Callable[..., Exch
     rung = threading.Semaphore(0)
     running(("one", counting(rung)))
     assert rung.acquire(timeout=10)
-    with database.autocommit() as connection:
-        ended = connection.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-            " WHERE query LIKE 'LISTEN%' AND datname = current_database()"
-        ).fetchall()
-    assert ended == [(True,)]
+    deadline = time.monotonic() + 10
+    while not hang_up(database):  # it may not listen yet
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
     assert rung.acquire(timeout=10)  # a new connection rings, whatever was missed
     notify(database)
     assert rung.acquire(timeout=10)
