@@ -19,7 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]
 
-from bench import flag, idle, ingest, latency, query, retrieve, retrieve_web, scale, soak, startup, stow  # noqa: E402
+from bench import flag, forward, idle, ingest, latency, query, retrieve, retrieve_web, scale, soak, startup, stow  # noqa: E402
 from bench.table import Row, keep, machine, show  # noqa: E402
 
 
@@ -82,6 +82,7 @@ def _benches(options: argparse.Namespace) -> dict[str, Callable[[Path], list[Row
         "retrieve": partial(retrieve.run, quick=quick, peers=peers),
         "retrieve-web": partial(retrieve_web.run, quick=quick, peers=peers),
         "stow": partial(stow.run, quick=quick, peers=peers, repeats=repeats),
+        "forward": partial(forward.run, quick=quick, peers=peers),
         "scale": partial(scale.run, quick=quick),
         "scale-ingest": partial(scale.run_ingest, quick=quick),
     }
