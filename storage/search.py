@@ -83,7 +83,7 @@ def rows(connection: Connection, level: Level, keys: Sequence[int], attributes: 
     assert all(columns), "an attribute of a lower level"
     used = " ".join(columns)
     sql = f"SELECT {', '.join(columns) or '1'} FROM {_up(level, used)} ORDER BY k.n"
-    yield from connection.execute(sql.encode(), {"keys": list(keys)}, prepare=False)
+    yield from connection.execute(sql.encode(), {"keys": list(keys)}, prepare=False, binary=True)
 
 
 def _up(level: Level, used: str) -> str:
