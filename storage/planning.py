@@ -23,7 +23,6 @@ from storage.matching import LAST, Filter
 
 __all__ = ["Plan", "completed", "on_words", "plan", "scans"]
 
-# (QUERY works on this file and on search.py: please tell, don't edit)
 _LATEST = "ORDER BY n.study_date DESC NULLS LAST, n.study_fk DESC"
 _PAGE = 100  # rows that a search wants
 _WALK_US, _LOOKUP_US, _WORD_US = 2.5, 6.0, 0.7  # a study walked over, looked up by key, a row of name_words

@@ -61,3 +61,22 @@ def test_words_are_limited_in_number_and_length() -> None:
 )
 def test_display_writes_the_first_group_plainly(given_name: str, shown: str) -> None:
     assert names.display(given_name) == shown
+
+
+@pytest.mark.parametrize(
+    ("pattern", "found", "beginning"),
+    [
+        ("Nguyễn^Văn*", [("nguyen", True), ("van", False)], "nguyen van"),
+        ("nguyen^*", [("nguyen", True)], "nguyen"),
+        ("*an", [], ""),
+        ("*an^binh", [("binh", True)], ""),
+        ("Ng?yen van*", [("ng", False), ("van", False)], "ng"),
+        ("an an", [("an", True), ("an", True)], ""),  # the same words are kept once
+        ("=阮*", [("阮", False)], ""),
+        ("Đỗ", [("do", True)], "do"),
+        ("", [], ""),
+    ],
+)
+def test_the_words_and_the_beginning_of_a_pattern(pattern: str, found: list[tuple[str, bool]], beginning: str):
+    assert names.pattern_words(pattern) == found
+    assert names.pattern_beginning(pattern) == beginning
