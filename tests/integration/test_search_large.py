@@ -34,10 +34,10 @@ INSERT INTO series (series_uid, study_fk, modality, description, body_part, late
         pps_start_time, performing_physician, station_name, manufacturer, manufacturer_model, institution_name)
     SELECT '2.' || study_pk, study_pk, modalities[1], '', '', '', '', '', '', '', '', '', '', '' FROM studies;
 INSERT INTO instances (sop_uid, series_fk, study_fk, sop_class, transfer_syntax, photometric, view_position,
-        image_type, content_time, acquisition_time, object_key, object_size, dataset_offset, sha256, source_aet, source_address,
-        urgency, triage)
-    SELECT '3.' || series_pk || '.' || n, series_pk, study_fk, '1.2', '1.2.1', '', '', '', '', '', series_pk || '-' || n,
-        1, 1, '', '', '', 0, 'scored' FROM series, generate_series(1, 2) AS n;
+        image_type, content_time, acquisition_time, object_key, object_size, dataset_offset, sha256, source_aet,
+        source_address, urgency, triage)
+    SELECT '3.' || series_pk || '.' || n, series_pk, study_fk, '1.2', '1.2.1', '', '', '', '', '',
+        series_pk || '-' || n, 1, 1, '', '', '', 0, 'scored' FROM series, generate_series(1, 2) AS n;
 """
 
 
