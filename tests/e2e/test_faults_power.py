@@ -88,7 +88,7 @@ def _event(line: str, port: int) -> str:
         return "f" if ".dcm" in line else "s" if re.search(r"objects/\w\w/\w\w>", line) else ""
     if "recvfrom(" in line and "UNIX" in line:
         return "d"
-    if re.search(rf'(sendto|sendmsg)\(\d+<TCP:\[127\.0\.0\.1:{port}->.*>, "\\4', line):
+    if re.search(rf'(sendto|sendmsg)\(\d+<TCP:\[127\.0\.0\.1:{port}->[^>]*>[^"]*"\\4', line):
         return "a"
     return ""
 
