@@ -26,6 +26,12 @@ _numbers = itertools.count(1)
 _ROOT = "1.2.826.0.1.3680043.9999"
 
 
+@pytest.fixture(autouse=True)
+def _logs_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command that runs in this process must not send all later logs to its own output, which is closed by then."""
+    monkeypatch.setattr("pacs.commandline._log_to_stderr", lambda _: None)
+
+
 @contextlib.contextmanager
 def _fast_folder() -> Iterator[Path]:
     memory = Path("/dev/shm")

@@ -29,9 +29,3 @@ def http(archive: Archive) -> Iterator[httpx.Client]:
     """A client of a server without tokens."""
     with serving(archive.database, archive.store) as address, client(address) as opened:
         yield opened
-
-
-@pytest.fixture(autouse=True)
-def _logs_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A command that runs in this process must not send all later logs to its own output, which is closed by then."""
-    monkeypatch.setattr("pacs.commandline._log_to_stderr", lambda _: None)
