@@ -9,11 +9,11 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
 
 import structlog
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from api import sendfile
@@ -27,8 +27,6 @@ __all__ = ["run"]
 
 _HEADER_S = 10.0
 _HEADER_BYTES = 64 * 1024
-_GATHERED_BYTES = 512 * 1024  # of a body, before the application is woken
-_GATHER_S = 0.01  # after the first piece
 _LINGER_S = 30.0  # for the rest of a body that nobody wants
 _CONNECTIONS = 1000
 _MESSAGE_BYTES = 64 * 1024  # of a WebSocket client, which has nothing to say
@@ -139,12 +137,10 @@ class _Protocol(HttpToolsProtocol):
         self._header_bytes = 0
         self._waiting: asyncio.TimerHandle | None = None
         self._lingering: asyncio.TimerHandle | None = None
-        self._gathering: asyncio.TimerHandle | None = None
         self._expect_headers()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._got_headers()
-        self._stop_gathering()
         self._stop_lingering()
         super().connection_lost(exc)
 
@@ -174,30 +170,16 @@ class _Protocol(HttpToolsProtocol):
             self._lingering = self.loop.call_later(_LINGER_S, self.timeout_keep_alive_handler)
 
     def on_body(self, body: bytes) -> None:
-        """Gathers pieces: the application is woken for half a megabyte, for the end, or after a moment."""
-        if self.cycle.response_complete or (self.parser.should_upgrade() and self._should_upgrade()):
+        """As uvicorn's, but a piece that comes alone is handed on as it is: for instances that saves two copies."""
+        if self.cycle.body or self.cycle.response_complete or self.parser.should_upgrade():
+            super().on_body(body)
             return
-        waiting: Any = self.cycle.body
-        if not isinstance(waiting, _Pieces):  # uvicorn's bytearray, empty: it was made anew when the last was taken
-            waiting = self.cycle.body = _Pieces()  # type: ignore[assignment]
-        waiting.add(body)
-        if len(waiting) >= _GATHERED_BYTES:
+        self.cycle.body = body  # type: ignore[assignment]  # it is only asked for its length, added to, and made bytes
+        if len(body) > HIGH_WATER_LIMIT:
             self.flow.pause_reading()
-            self._hand_on()
-        elif self._gathering is None:
-            self._gathering = self.loop.call_later(_GATHER_S, self._hand_on)
-
-    def _hand_on(self) -> None:
-        self._stop_gathering()
         self.cycle.message_event.set()
 
-    def _stop_gathering(self) -> None:
-        if self._gathering is not None:
-            self._gathering.cancel()
-            self._gathering = None
-
     def on_message_complete(self) -> None:
-        self._stop_gathering()
         self._stop_lingering()
         super().on_message_complete()
 
@@ -221,23 +203,3 @@ class _Protocol(HttpToolsProtocol):
         if self._waiting is not None:
             self._waiting.cancel()
             self._waiting = None
-
-
-class _Pieces:
-    """What came of a body and was not taken yet; bytes() joins it, and copies nothing where it is one piece."""
-
-    __slots__ = ("_pieces", "_size")
-
-    def __init__(self) -> None:
-        self._pieces: list[bytes] = []
-        self._size = 0
-
-    def add(self, piece: bytes) -> None:
-        self._pieces.append(piece)
-        self._size += len(piece)
-
-    def __len__(self) -> int:
-        return self._size
-
-    def __bytes__(self) -> bytes:
-        return self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
