@@ -53,7 +53,7 @@ def _document(request: Request) -> Response:
     base = f"{origin(request)}{root}/"
     found = sorted(_methods(request, root), key=lambda one: (one["path"], one["method"]))
     body = orjson.dumps({"base": base, "resources": found}) if offer == _JSON else _wadl(base, found).encode()
-    return Response(body, headers={"ETag": tag_of(body), "Allow": "GET, HEAD, OPTIONS"}, media_type=offer.kind)
+    return Response(body, headers={"ETag": tag_of(body)}, media_type=offer.kind)
 
 
 def _methods(request: Request, root: str) -> Iterator[dict[str, Any]]:
