@@ -172,7 +172,8 @@ def test_audit_pages_backwards(archive: Archive, http: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/nothing", "/api", "/api/worklist/x/y", "/dicom-web/nothing", "/web/nothing.js", "/web/%2e%2e/app.py", "/docs"]
+    "path",
+    ["/nothing", "/api", "/api/worklist/x/y", "/dicom-web/nothing", "/web/nothing.js", "/web/%2e%2e/app.py", "/docs"],
 )
 def test_paths_that_are_not_there_are_problems(http: httpx.Client, path: str) -> None:
     problem(http.get(path), 404)
