@@ -82,9 +82,10 @@ def test_an_object_over_the_limit_is_refused_at_its_end(raw, start_receiver, sto
 
 def test_an_operation_that_is_not_served(raw):
     client = raw().associate()
-    find = encode({0x0002: CT.encode(), 0x0100: 0x0020, 0x0110: 7, 0x0700: 0, 0x0800: 0})
-    client.sock.sendall(client.pdv(3, 3, find) + client.pdv(3, 2, data_set(UID)))
-    assert client.answer()[0] == 0x0211
+    for operation, status in ((0x0020, 0x0122), (0x0150, 0x0211)):  # C-FIND of a storage class; N-DELETE
+        asked = encode({0x0002: CT.encode(), 0x0100: operation, 0x0110: 7, 0x0700: 0, 0x0800: 0})
+        client.sock.sendall(client.pdv(3, 3, asked) + client.pdv(3, 2, data_set(UID)))
+        assert client.answer()[0] == status
     cancel = encode({0x0100: 0x0FFF, 0x0120: 7, 0x0800: 0x0101})
     client.sock.sendall(client.pdv(3, 3, cancel))  # asks for no answer
     assert client.echo() == 0
