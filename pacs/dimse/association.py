@@ -7,7 +7,7 @@ import socket
 import ssl
 import struct
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, NoReturn
@@ -25,6 +25,7 @@ from pacs.dimse.status import PROCESSING_FAILURE, UNRECOGNIZED_OPERATION, Status
 if TYPE_CHECKING:
     from pacs.ingest import Ingest
     from storage.database import Database
+    from storage.errors import SanglocError
 
 __all__ = ["Association", "Handler", "Phase", "Rejection", "Shared"]
 
@@ -167,6 +168,20 @@ class Association:
         """Hand the request's data set to `sink` as it comes; returns its bytes. Errors as in `Wire.data_set`."""
         self._unread = None
         return self.wire.data_set(request.context_id, sink, self.policy.max_object_bytes)
+
+    def read_data(self, request: Command, limit_bytes: int, too_long: SanglocError) -> bytes:
+        """The request's data set in memory, b"" without one; raises `too_long` for one of more than `limit_bytes`."""
+        data = bytearray()
+
+        def keep(parts: Sequence[memoryview]) -> None:
+            if len(data) + sum(map(len, parts)) > limit_bytes:
+                raise too_long
+            for part in parts:
+                data.extend(part)
+
+        if request.has_data_set:
+            self.receive_data(request, keep)
+        return bytes(data)
 
     def respond(self, request: Command, status: Status, comment: str = "") -> None:
         """Answer a request with a status and no data set; its data set is read first if nobody did."""

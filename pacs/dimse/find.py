@@ -5,7 +5,7 @@ What is asked and what matches is the model's matter; `services.FIND` has one fo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -100,7 +100,9 @@ def _find(association: Association, request: Command, model: InformationModel) -
 
 def _answer(association: Association, request: Command, model: InformationModel) -> tuple[Status, str]:
     context = association.context(request)
-    identifier = identifiers.read(_received(association, request), context.transfer_syntax)
+    too_long = InvalidInput(f"The identifier is longer than {MAX_IDENTIFIER_BYTES} bytes.")
+    data = association.read_data(request, MAX_IDENTIFIER_BYTES, too_long)
+    identifier = identifiers.read(data, context.transfer_syntax)
     identifiers.require_kinds(identifier)
     character_set = (
         "\\".join(map(str, identifier[identifiers.CHARACTER_SET].values))
@@ -133,19 +135,6 @@ def _answer(association: Association, request: Command, model: InformationModel)
         answers.close()
         if out:
             association.wire.send(bytes(out))
-
-
-def _received(association: Association, request: Command) -> bytes:
-    received = bytearray()
-
-    def take(parts: Sequence[memoryview]) -> None:
-        for part in parts:
-            received.extend(part)
-        if len(received) > MAX_IDENTIFIER_BYTES:
-            raise InvalidInput(f"The identifier is longer than {MAX_IDENTIFIER_BYTES} bytes.")
-
-    association.receive_data(request, take)
-    return bytes(received)
 
 
 def _refuse(association: Association, request: Command, status: Status, why: str) -> None:

@@ -78,7 +78,9 @@ def _serve(association: Association, request: Command, sop_uid: str, work: _Work
         return
     try:
         sop_uid = InstanceUID(sop_uid)
-        given = identifiers.read(_received(association, request), context.transfer_syntax)
+        too_long = ObjectTooLarge(f"The data set is longer than {MAX_DATA_SET_BYTES} bytes.")
+        data = association.read_data(request, MAX_DATA_SET_BYTES, too_long)
+        given = identifiers.read(data, context.transfer_syntax)
         with association.ingest.database.transaction() as connection:
             work(connection, Desk(), sop_uid, given, association.calling)
     except SanglocError as error:
@@ -109,17 +111,3 @@ def _refuse(association: Association, request: Command, error: SanglocError, sop
 
 def _tags(tags: Sequence[int]) -> bytes:
     return b"".join(struct.pack("<HH", tag >> 16, tag & 0xFFFF) for tag in tags[:_MAX_ATTRIBUTES])
-
-
-def _received(association: Association, request: Command) -> bytes:
-    received = bytearray()
-
-    def take(parts: Sequence[memoryview]) -> None:
-        for part in parts:
-            received.extend(part)
-        if len(received) > MAX_DATA_SET_BYTES:
-            raise ObjectTooLarge(f"The data set is longer than {MAX_DATA_SET_BYTES} bytes.")
-
-    if request.has_data_set:
-        association.receive_data(request, take)
-    return bytes(received)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from io import BytesIO
 from typing import TYPE_CHECKING
 
@@ -37,17 +37,10 @@ def receive(association: Association, request: Command, limit_bytes: int) -> Dat
         ObjectTooLarge: it has more than `limit_bytes`.
         InvalidDataSet: it cannot be read.
     """
-    data = bytearray()
-
-    def keep(parts: Sequence[memoryview]) -> None:
-        if len(data) + sum(map(len, parts)) > limit_bytes:
-            raise ObjectTooLarge(f"The data set is longer than {limit_bytes} bytes")
-        for part in parts:
-            data.extend(part)
-
     if not request.has_data_set:
         return Dataset()
-    association.receive_data(request, keep)
+    too_long = ObjectTooLarge(f"The data set is longer than {limit_bytes} bytes")
+    data = association.read_data(request, limit_bytes, too_long)
     return decoded(data, association.context(request).transfer_syntax)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import structlog
@@ -173,7 +173,8 @@ def asked_for(association: Association, request: Command) -> Selection | None:
         refuse(association, request, RETRIEVE_UNREADABLE, "a retrieval without an identifier")
         return None
     try:
-        data = _received(association, request)
+        too_long = InvalidInput(f"The identifier is longer than {_MAX_IDENTIFIER_BYTES} bytes.")
+        data = association.read_data(request, _MAX_IDENTIFIER_BYTES, too_long)
         given = identifiers.read(data, association.context(request).transfer_syntax)
         keys = _keys(given, patient_root=sop_class in {PATIENT_ROOT_MOVE, PATIENT_ROOT_GET})
         return Selection(association.ingest.database, **keys)
@@ -197,16 +198,3 @@ def _keys(given: identifiers.Elements, *, patient_root: bool) -> dict[str, list[
     if _KEYS[level][1] not in keys:
         raise InvalidIdentifier(f"the unique key of the level {level} is missing")
     return keys
-
-
-def _received(association: Association, request: Command) -> bytes:
-    received = bytearray()
-
-    def take(parts: Sequence[memoryview]) -> None:
-        for part in parts:
-            received.extend(part)
-        if len(received) > _MAX_IDENTIFIER_BYTES:
-            raise InvalidInput(f"The identifier is longer than {_MAX_IDENTIFIER_BYTES} bytes.")
-
-    association.receive_data(request, take)
-    return bytes(received)
