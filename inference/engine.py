@@ -8,13 +8,14 @@ network as torch computes it, on the same films, before it is used: at each star
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import structlog
 
 from models.bundle import Bundle
+from models.features import Outputs, split_head
 from storage.errors import InvalidBundle
 
 if TYPE_CHECKING:
@@ -32,8 +33,8 @@ class Engine(Protocol):
 
     name: str  # torch-cuda | openvino | torch-cpu
 
-    def predict(self, batch: Floats) -> Floats:
-        """Logits [n, outputs] of inputs [n, channels, size, size]."""
+    def predict(self, batch: Floats) -> Outputs:
+        """Logits and features of inputs [n, channels, size, size]."""
 
 
 def load_engine(bundle: Bundle, device: Device = "auto", cache_dir: Path | None = None) -> Engine:
@@ -73,13 +74,14 @@ class TorchEngine:
         self._device = torch.device(device)
         self._dtype = torch.bfloat16 if device == "cuda" else torch.float32
         network: torch.nn.Module = bundle.network()
+        self._split = split_head(network, bundle.network_def)  # shares the weights, wherever they go
         try:
             self._network = network.to(self._device, self._dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
         except (RuntimeError, AssertionError) as error:  # no such device, or out of its memory
             raise InvalidBundle(f"the model cannot be put on {device}: {error}") from error
 
-    def predict(self, batch: Floats) -> Floats:
-        """Logits [n, outputs] of inputs [n, channels, size, size]."""
+    def predict(self, batch: Floats) -> Outputs:
+        """Logits and features of inputs [n, channels, size, size]."""
         torch = self._torch
         with torch.inference_mode():
             images = torch.from_numpy(np.ascontiguousarray(batch))
@@ -87,8 +89,12 @@ class TorchEngine:
                 images = images.pin_memory()
             images = images.to(self._device, non_blocking=True)
             images = images.to(self._dtype, memory_format=torch.channels_last)
-            logits: Any = self._network(images)
-            return np.asarray(logits.float().cpu().numpy(), np.float32)
+            logits, features = (self._network(images), None) if self._split is None else self._split.run(images)
+            return Outputs(_numbers(logits), None if features is None else _numbers(features))
+
+
+def _numbers(tensor: torch.Tensor) -> Floats:
+    return np.ascontiguousarray(tensor.float().cpu().numpy(), np.float32)
 
 
 def _has_cuda() -> bool:

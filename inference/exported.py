@@ -1,7 +1,7 @@
 """A network converted to OpenVINO, kept beside a few films and the answers that torch gave for them.
 
-    CACHE/<key>/model.xml, model.bin    the network, float32
-    CACHE/<key>/probe.npz               inputs and the logits that torch computed for them
+    CACHE/<key>/model.xml, model.bin    the network, float32: logits and, where it has one, its last feature map
+    CACHE/<key>/probe.npz               inputs, and the logits and features that torch computed for them
 
 The key is a digest of weights, network and versions: a new model is converted anew, an old one never. The folder is
 renamed into place when it is whole. A copy that cannot be read, or does not answer as torch did, is made again once.
@@ -25,6 +25,7 @@ import numpy.typing as npt
 import structlog
 
 from models.bundle import Bundle
+from models.features import Outputs, pooled, split_head
 from models.phantom import chest
 from storage.errors import InvalidBundle
 
@@ -38,8 +39,9 @@ __all__ = ["OpenVinoEngine", "export"]
 Floats = npt.NDArray[np.float32]
 log = structlog.get_logger()
 
-_FORMAT = 1  # of the folder; part of the key
+_FORMAT = 2  # of the folder; part of the key
 _TOLERANCE = {"bf16": 0.03, "f32": 1e-3}  # of a probability; bf16 was seen to differ by 0.008 at most
+_FEATURES_TOLERANCE = {"bf16": 0.05, "f32": 1e-3}  # of a mean over places, in the probe's greatest such mean
 _PROBES = (("", 1), ("opacity", 2), ("effusion", 3))
 
 
@@ -64,8 +66,8 @@ class OpenVinoEngine:
                 return
         raise InvalidBundle("the model gives other numbers in OpenVINO than in torch; set the device to cpu")
 
-    def predict(self, batch: Floats) -> Floats:
-        """Logits [n, outputs] of inputs [n, channels, size, size]."""
+    def predict(self, batch: Floats) -> Outputs:
+        """Logits and features of inputs [n, channels, size, size]."""
         return _infer(self._request, batch)
 
 
@@ -74,11 +76,16 @@ def export(bundle: Bundle, folder: Path) -> None:
     import torch  # noqa: PLC0415
 
     probe = np.stack([bundle.prepare(chest(seed, kind, rows=512, columns=448)) for kind, seed in _PROBES])  # type: ignore[arg-type]
-    network = bundle.network()
+    network = bundle.network().requires_grad_(False)
+    if hasattr(network, "set_swish"):  # EfficientNet's default one saves memory in training, and cannot be traced
+        network.set_swish(memory_efficient=False)
+    split = split_head(network, bundle.network_def)
     with torch.inference_mode():
         images = torch.from_numpy(probe)
-        logits = network(images).numpy()
-        traced = torch.jit.trace(network, images[:1], check_trace=False)  # type: ignore[no-untyped-call]
+        answers = {"logits": network(images).numpy()}  # the network's own, whatever runs in its place
+        if split is not None:
+            answers["features"] = split.run(images)[1].numpy()
+        traced = torch.jit.trace(split.run if split else network, images[:1], check_trace=False)  # type: ignore[no-untyped-call]
         model = openvino.convert_model(traced, example_input=images[:1])
     model.reshape([-1, *probe.shape[1:]])
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -86,7 +93,7 @@ def export(bundle: Bundle, folder: Path) -> None:
         target = Path(made) / "copy"
         target.mkdir()
         openvino.save_model(model, target / "model.xml", compress_to_fp16=False)
-        np.savez(target / "probe.npz", inputs=probe, logits=logits)
+        np.savez(target / "probe.npz", inputs=probe, **answers)
         try:
             target.rename(folder)
         except OSError:  # another worker was faster
@@ -104,20 +111,33 @@ def _compile(folder: Path) -> tuple[Any, str]:
     """A request that answers as torch did, and its precision; raises RuntimeError where none does."""
     core = openvino.Core()
     with np.load(folder / "probe.npz") as probe:
-        inputs, expected = probe["inputs"], probe["logits"]
+        inputs, expected = probe["inputs"], Outputs(probe["logits"], probe.get("features"))
     capable = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     for precision in ("bf16", "f32") if "BF16" in capable else ("f32",):
         options = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
         request = core.compile_model(core.read_model(folder / "model.xml"), "CPU", options).create_infer_request()
-        difference = float(np.abs(_sigmoid(_infer(request, inputs)) - _sigmoid(expected)).max())
-        if difference <= _TOLERANCE[precision]:  # false for NaN
+        difference, drift = _differences(_infer(request, inputs), expected)
+        if difference <= _TOLERANCE[precision] and drift <= _FEATURES_TOLERANCE[precision]:  # false for NaN
             log.info("model compiled", engine="openvino", precision=precision, difference=round(difference, 5))
             return request, precision
-    raise RuntimeError(f"its probabilities differ by {difference:.3f} from torch's")
+    raise RuntimeError(f"its probabilities differ by {difference:.3f} from torch's, its features by {drift:.3f}")
 
 
-def _infer(request: Any, batch: Floats) -> Floats:
-    return np.array(request.infer({0: np.ascontiguousarray(batch, np.float32)})[0], np.float32)
+def _differences(got: Outputs, expected: Outputs) -> tuple[float, float]:
+    """The greatest difference of a probability, and of a feature's mean in units of the greatest expected mean."""
+    difference = float(np.abs(_sigmoid(got.logits) - _sigmoid(expected.logits)).max())
+    if expected.features is None:
+        return difference, 0.0
+    if got.features is None or got.features.shape != expected.features.shape:
+        raise ValueError("the converted model does not give the network's features")
+    means = pooled(expected.features)
+    return difference, float(np.abs(pooled(got.features) - means).max() / max(float(np.abs(means).max()), 1e-6))
+
+
+def _infer(request: Any, batch: Floats) -> Outputs:
+    answers = request.infer({0: np.ascontiguousarray(batch, np.float32)})
+    each = [np.asarray(answers[place], np.float32) for place in range(len(answers))]  # copied by `infer`
+    return Outputs(each[0], each[1] if len(each) > 1 else None)
 
 
 def _sigmoid(logits: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:

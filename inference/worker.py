@@ -197,9 +197,9 @@ class Worker:
         if not read:
             return result
         begun = time.perf_counter()
-        logits = model.engine.predict(np.stack([image.network_input for _, image in read]))
+        outputs = model.engine.predict(np.stack([image.network_input for _, image in read]))
         each_ms = (time.perf_counter() - begun) * 1000 / len(read)
-        for (job, image), row in zip(read, logits, strict=True):
+        for (job, image), row in zip(read, outputs.logits, strict=True):
             if not np.isfinite(row).all():
                 result.not_eligible.append((job, "the model gives no number for this image"))
                 continue

@@ -17,6 +17,7 @@ from tiny_bundle import write_tiny_bundle
 
 from inference.engine import Device, load_engine
 from models.bundle import Bundle, load_bundle
+from models.features import pooled
 from models.phantom import chest
 from storage.errors import InvalidBundle
 
@@ -52,6 +53,17 @@ def truth(bundle: Bundle, films: npt.NDArray[np.float32]) -> npt.NDArray[np.floa
         return bundle.probabilities(bundle.network()(torch.from_numpy(films)).numpy())
 
 
+def known_means(bundle: Bundle, films: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """The head's input [n, c], taken from a hook on the network itself and not from our split of it."""
+    import torch
+
+    network, seen = bundle.network(), []
+    network.class_layers.out.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    with torch.inference_mode():
+        network(torch.from_numpy(films))
+    return np.asarray(seen[0].numpy(), np.float32)
+
+
 def test_the_films_tell_a_wrong_engine(bundle: Bundle, films: npt.NDArray[np.float32]) -> None:
     assert float(truth(bundle, films).std(axis=0).min()) > 0.1
 
@@ -61,19 +73,22 @@ def test_an_engine_gives_the_numbers_of_the_network(
     device: Device, tolerance: float, bundle: Bundle, films: npt.NDArray[np.float32], cache: Path
 ) -> None:
     engine = load_engine(bundle, device, cache)
-    logits = engine.predict(films)
+    logits, features = engine.predict(films)
     assert engine.name.startswith("torch-cpu" if device == "cpu" else device)
     assert logits.dtype == np.float32
     assert logits.shape == (5, 3)
     assert worst(bundle, films, logits) < tolerance
+    assert features is not None
+    assert features.dtype == np.float32
+    assert np.abs(pooled(features) - known_means(bundle, films)).max() < 20 * tolerance
 
 
 def test_one_film_gets_the_same_numbers_alone_and_in_a_batch(
     bundle: Bundle, films: npt.NDArray[np.float32], cache: Path
 ) -> None:
     engine = load_engine(bundle, "openvino", cache)
-    together = bundle.probabilities(engine.predict(films))
-    alone = np.concatenate([bundle.probabilities(engine.predict(films[i : i + 1])) for i in range(len(films))])
+    together = bundle.probabilities(engine.predict(films).logits)
+    alone = np.concatenate([bundle.probabilities(engine.predict(films[i : i + 1]).logits) for i in range(len(films))])
     assert np.abs(together - alone).max() < 0.01
 
 
@@ -87,12 +102,12 @@ from inference.engine import load_engine
 from models.bundle import load_bundle
 bundle = load_bundle(Path({str(bundle.path)!r}))
 engine = load_engine(bundle, "openvino", Path({str(cache)!r}))
-logits = engine.predict(np.zeros((2, 1, 64, 64), np.float32))
+logits, features = engine.predict(np.zeros((2, 1, 64, 64), np.float32))
 loaded = [name for name in ("torch", "monai", "openvino_telemetry") if sys.modules.get(name)]
-print(json.dumps([logits.shape, loaded]))
+print(json.dumps([logits.shape, features.shape[0], loaded]))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
-    assert json.loads(done.stdout.splitlines()[-1]) == [[2, 3], []]
+    assert json.loads(done.stdout.splitlines()[-1]) == [[2, 3], 2, []]
 
 
 def test_the_converter_does_not_call_home(bundle: Bundle, tmp_path: Path) -> None:
@@ -122,7 +137,7 @@ def test_a_kept_conversion_that_is_damaged_is_made_again(
         other = load_bundle(write_tiny_bundle(tmp_path / "other", seed=2))
         load_engine(other, "openvino", tmp_path / "others")
         weights.write_bytes((_folder(tmp_path / "others") / "model.bin").read_bytes())
-    logits = load_engine(bundle, "openvino", tmp_path).predict(films)
+    logits = load_engine(bundle, "openvino", tmp_path).predict(films).logits
     assert worst(bundle, films, logits) < 0.03
 
 
@@ -149,4 +164,4 @@ def test_a_gpu_gives_the_numbers_of_the_network(bundle: Bundle, films: npt.NDArr
         pytest.skip("needs a GPU")
     engine = load_engine(bundle, "auto")
     assert engine.name == "torch-cuda"
-    assert worst(bundle, films, engine.predict(films)) < 0.03
+    assert worst(bundle, films, engine.predict(films).logits) < 0.03

@@ -305,7 +305,8 @@ class Faulty:
         fault = self._faults.pop() if self._faults else ""
         if fault == "error":
             raise RuntimeError("out of memory")
-        return self._engine.predict(batch) * (np.nan if fault == "nan" else 1)
+        outputs = self._engine.predict(batch)
+        return outputs._replace(logits=outputs.logits * (np.nan if fault == "nan" else 1))
 
 
 @pytest.mark.parametrize(("fault", "status"), [("error", "scored"), ("nan", "not_eligible")])

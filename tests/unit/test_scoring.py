@@ -15,6 +15,7 @@ from inference.scoring import Model, check_operating_points, listed, score
 from inference.triage import TriagePolicy
 from models.bundle import Bundle
 from models.calibration import Calibration
+from models.features import Outputs
 from storage.errors import InvalidBundle
 from storage.findings import Finding, Score
 from storage.jobs import Job
@@ -35,7 +36,7 @@ class Unused:
 
     name = "torch-cpu"
 
-    def predict(self, batch: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    def predict(self, batch: npt.NDArray[np.float32]) -> Outputs:
         raise NotImplementedError
 
 
