@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict, computed_field
+from pydantic import BaseModel, ConfigDict, Field, computed_field
 
 from api.context import Actor, Here, UidPath
 from api.problems import responses
@@ -50,6 +50,10 @@ class Score(BaseModel):
     decode_ms: float
     inference_ms: float
     scored_at: dt.datetime
+    outlier: float | None = Field(
+        description="how far the image is from those that the model knows: a percentile, above 100 beyond them all"
+    )
+    notes: list[str] = Field(description="what was put right in the image before it was scored")
     findings: list[Judged]
 
 

@@ -47,6 +47,7 @@ _UNNAMED = """
     EXCEPT SELECT object_key FROM instances
     EXCEPT SELECT object_key FROM set_aside
     EXCEPT SELECT object_key FROM series_metadata
+    EXCEPT SELECT map_key FROM scores
     ORDER BY object_key"""
 
 

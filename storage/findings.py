@@ -14,8 +14,19 @@ import orjson
 from psycopg.rows import class_row
 
 from storage.database import Connection
+from storage.errors import NotFound
 
-__all__ = ["Finding", "Score", "StoredScore", "of_study", "record_not_eligible", "record_scores", "settle"]
+__all__ = [
+    "Finding",
+    "Score",
+    "StoredScore",
+    "map_of",
+    "name_map",
+    "of_study",
+    "record_not_eligible",
+    "record_scores",
+    "settle",
+]
 
 
 class Finding(NamedTuple):
@@ -46,6 +57,9 @@ class Score:
     inference_ms: float
     due_at: dt.datetime
     reason: str  # for a person: why it is due then
+    outlier: float | None = None  # percentile among the films that the model knows, above 100 beyond them all
+    shadow: bool = False  # of a model that is only compared: the worklist never shows it
+    notes: tuple[str, ...] = ()  # what the input gate put right, for a person
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,39 +77,49 @@ class StoredScore:
     decode_ms: float
     inference_ms: float
     scored_at: dt.datetime
+    outlier: float | None
+    shadow: bool
+    notes: list[str]
+    map_key: str  # of the object with the maps of its findings; '' where none is stored
     findings: list[dict[str, float | str]]  # [{name, probability, threshold}], highest first
 
 
 _RECORD = """
 -- Scores with their findings; the instances become 'scored'. An instance that was deleted meanwhile is left out; the
--- study is the one that it is in now. The rows are locked in their order, as changes lock them.
+-- study is the one that it is in now. The rows are locked in their order, as changes lock them. A score in shadow
+-- changes its instance in nothing; when its model becomes the active one and says it again, it steps out.
 WITH given AS MATERIALIZED (
     SELECT * FROM (
         SELECT *,
             (SELECT study_fk FROM instances WHERE instances.instance_pk = r.instance_pk FOR NO KEY UPDATE) AS study_pk
         FROM json_to_recordset(%s) AS r (instance_pk bigint, model_name text, model_version text,
             weights_sha256 text, engine text, probability real, threshold real, flagged boolean, findings json,
-            listed jsonb, reason text, decode_ms real, inference_ms real)
+            listed jsonb, reason text, decode_ms real, inference_ms real, outlier real, shadow boolean, notes text[])
         OFFSET 0
     ) AS r WHERE study_pk IS NOT NULL
 ),
 scored AS (
     INSERT INTO scores (instance_fk, study_fk, model_name, model_version, weights_sha256, engine, probability,
-        threshold, flagged, decode_ms, inference_ms, listed, reason)
-    SELECT instance_pk, study_pk, model_name, model_version, weights_sha256, engine, probability, threshold, flagged,
-        decode_ms, inference_ms, listed, reason
-    FROM given ORDER BY instance_pk
-    ON CONFLICT (instance_fk, weights_sha256) DO NOTHING
-    RETURNING score_pk, instance_fk, weights_sha256
+        threshold, flagged, decode_ms, inference_ms, listed, reason, outlier, shadow, notes)
+    SELECT DISTINCT ON (instance_pk, weights_sha256, model_version) instance_pk, study_pk, model_name, model_version,
+        weights_sha256, engine, probability, threshold, flagged, decode_ms, inference_ms, listed, reason, outlier,
+        shadow, notes
+    FROM given ORDER BY instance_pk, weights_sha256, model_version, shadow
+    ON CONFLICT (instance_fk, weights_sha256, model_version) DO UPDATE SET shadow = false,
+        threshold = excluded.threshold, flagged = excluded.flagged, listed = excluded.listed, reason = excluded.reason
+        WHERE scores.shadow AND NOT excluded.shadow
+    RETURNING score_pk, instance_fk, weights_sha256, model_version
 ),
 found AS (
     INSERT INTO findings (score_fk, name, probability, threshold)
-    SELECT score_pk, f.name, f.probability, f.threshold
+    SELECT DISTINCT ON (score_pk, f.name) score_pk, f.name, f.probability, f.threshold
     FROM scored JOIN given ON given.instance_pk = scored.instance_fk AND given.weights_sha256 = scored.weights_sha256
+        AND given.model_version = scored.model_version
     CROSS JOIN LATERAL json_to_recordset(given.findings) AS f (name text, probability real, threshold real)
+    ON CONFLICT (score_fk, name) DO UPDATE SET threshold = excluded.threshold
 )
 UPDATE instances SET triage = 'scored', triage_reason = ''
-WHERE instance_pk = ANY(ARRAY(SELECT instance_pk FROM given))
+WHERE instance_pk = ANY(ARRAY(SELECT instance_pk FROM given WHERE NOT shadow))
 RETURNING instance_pk, study_fk, hidden"""
 
 _LIST = """
@@ -117,7 +141,8 @@ higher AS MATERIALIZED (
         before.study_uid, before.probability IS NULL
             OR (given.flagged, given.probability) > (before.flagged, before.probability) AS shows,
         (SELECT score_pk FROM scores
-         WHERE instance_fk = given.instance_pk AND scores.weights_sha256 = given.weights_sha256) AS score_pk
+         WHERE instance_fk = given.instance_pk AND scores.weights_sha256 = given.weights_sha256
+            AND scores.model_version = given.model_version) AS score_pk
     FROM given JOIN before ON before.study_fk = given.study_pk
 ),
 updated AS (
@@ -154,8 +179,8 @@ WHERE w.study_fk = %(study)s AND s.triage <> 'scored' AND (w.status, w.reason) <
 def record_scores(connection: Connection, scores: Sequence[Score]) -> None:
     """Write scores and what they make of their studies, in the caller's transaction.
 
-    A score of the same weights for the same instance is written once: a job that ran twice changes nothing. The score
-    of an instance that was rejected meanwhile is kept, and changes nothing either.
+    A score of the same weights and version for the same instance is written once: a job that ran twice changes nothing.
+    The score of an instance that was rejected meanwhile is kept, and changes nothing either; so is one in shadow.
     """
     if not scores:
         return
@@ -169,7 +194,11 @@ def record_scores(connection: Connection, scores: Sequence[Score]) -> None:
     connection.execute("SELECT heed_changes()")
     written = connection.execute(_RECORD, (orjson.dumps(rows).decode(),)).fetchall()
     places = {pk: study_pk for pk, study_pk, hidden in written if not hidden}
-    shown = [row | {"study_pk": places[row["instance_pk"]]} for row in rows if row["instance_pk"] in places]
+    shown = [
+        row | {"study_pk": places[row["instance_pk"]]}
+        for row in rows
+        if not row["shadow"] and row["instance_pk"] in places
+    ]
     connection.execute(_LIST, (orjson.dumps(shown).decode(),))
 
 
@@ -190,16 +219,40 @@ def settle(connection: Connection, study_pk: int) -> None:
     connection.execute(_SETTLE, {"study": study_pk})
 
 
-def of_study(connection: Connection, study_uid: str) -> list[StoredScore]:
-    """All scores of a study's instances, newest first."""
+def of_study(connection: Connection, study_uid: str, *, shadow: bool = False) -> list[StoredScore]:
+    """All scores of a study's instances, newest first; those of models in shadow only when they are asked for."""
     with connection.cursor(row_factory=class_row(StoredScore)) as cursor:
         return cursor.execute(
             "SELECT i.sop_uid, c.model_name, c.model_version, c.weights_sha256, c.engine, c.probability, c.threshold,"
-            " c.flagged, c.decode_ms, c.inference_ms, c.scored_at, coalesce((SELECT jsonb_agg(jsonb_build_object("
+            " c.flagged, c.decode_ms, c.inference_ms, c.scored_at, c.outlier, c.shadow, c.notes, c.map_key,"
+            " coalesce((SELECT jsonb_agg(jsonb_build_object("
             "'name', f.name, 'probability', f.probability, 'threshold', f.threshold) ORDER BY f.probability DESC)"
             " FROM findings AS f WHERE f.score_fk = c.score_pk), '[]') AS findings"
             " FROM studies AS s JOIN scores AS c ON c.study_fk = s.study_pk"
             " JOIN instances AS i ON i.instance_pk = c.instance_fk"
-            " WHERE s.study_uid = %s AND NOT s.hidden AND NOT i.hidden ORDER BY c.score_pk DESC",
-            (study_uid,),
+            " WHERE s.study_uid = %s AND NOT s.hidden AND NOT i.hidden AND (%s OR NOT c.shadow)"
+            " ORDER BY c.score_pk DESC",
+            (study_uid, shadow),
         ).fetchall()
+
+
+def name_map(connection: Connection, score: Score, object_key: str) -> bool:
+    """Name the object that holds a score's maps; False where the score is gone or has its maps already."""
+    done = connection.execute(
+        "UPDATE scores SET map_key = %s WHERE instance_fk = %s AND weights_sha256 = %s AND model_version = %s"
+        " AND map_key = ''",
+        (object_key, score.instance_pk, score.weights_sha256, score.model_version),
+    )
+    return done.rowcount == 1
+
+
+def map_of(connection: Connection, sop_uid: str) -> str:
+    """The key of the newest maps of an instance (`models.maps.unpack` reads the object); raises `NotFound`."""
+    found = connection.execute(
+        "SELECT c.map_key FROM instances AS i JOIN scores AS c ON c.instance_fk = i.instance_pk"
+        " WHERE i.sop_uid = %s AND NOT i.hidden AND NOT c.shadow AND c.map_key <> '' ORDER BY c.score_pk DESC LIMIT 1",
+        (sop_uid,),
+    ).fetchone()
+    if found is None:
+        raise NotFound(f"No maps are stored for instance {sop_uid}.")
+    return str(found[0])

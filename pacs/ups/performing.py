@@ -132,8 +132,9 @@ def _instances(connection: Connection, workitem: Workitem) -> list[_Instance]:
             " c.model_name || ' ' || c.model_version, c.probability, c.threshold, c.flagged"
             " FROM studies AS s JOIN series AS e ON e.study_fk = s.study_pk"
             " JOIN instances AS i ON i.series_fk = e.series_pk"
-            " LEFT JOIN LATERAL (SELECT * FROM scores WHERE instance_fk = i.instance_pk ORDER BY score_pk DESC LIMIT 1)"
-            " AS c ON true WHERE s.study_uid = %s AND NOT (s.hidden OR e.hidden OR i.hidden)"
+            " LEFT JOIN LATERAL (SELECT * FROM scores WHERE instance_fk = i.instance_pk AND NOT shadow"
+            " ORDER BY score_pk DESC LIMIT 1) AS c ON true"
+            " WHERE s.study_uid = %s AND NOT (s.hidden OR e.hidden OR i.hidden)"
             " AND (%s::text[] = '{}' OR i.sop_uid = ANY(%s)) ORDER BY i.sop_uid",
             (study, uids, uids),
         ).fetchall()
