@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 import statistics
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from bench.table import Row
 
 System = Callable[[Path], AbstractContextManager[Running]]
 OURS, BOUND = "sangloc", "bound"
+_SETTLE_S = 2.0  # an archive runs for months: nobody is measured while it starts
 BEST, POSTGRES = "Orthanc, best", "Orthanc with PostgreSQL, best"
 
 
@@ -92,6 +94,7 @@ def _measure(load: Load, peers: dict[str, System], *, with_bound: bool = False) 
     for _ in range(load.repeats):
         for label, system in systems.items():
             with system(state) as running:
+                time.sleep(_SETTLE_S)
                 pushed = push(
                     running.port, running.aet, load.files, senders=load.senders, option=option, nagle=load.nagle
                 )
