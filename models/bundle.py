@@ -6,6 +6,7 @@
     BUNDLE/docs/README.md            the model card
 
 A bundle without our key is a foreign one: plain sigmoid, thresholds of 0.5, pixel range from its metadata.
+`sangloc models import` (`models.importers`) gives it our key, with the preprocessing that its network was trained on.
 torch and MONAI are imported by `Bundle.network` only.
 """
 
@@ -14,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -24,17 +25,18 @@ import numpy.typing as npt
 from models.calibration import Calibration
 from models.data import ABNORMAL
 from models.networks import build_network, check_definition
-from models.preprocess import scale, standardise, to_square, to_work
+from models.preprocess import central_square, scale, standardise, to_square, to_work
 from storage.errors import InvalidBundle
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["DEFAULT_BUNDLE", "Bundle", "load_bundle"]
+__all__ = ["CENTRAL", "DEFAULT_BUNDLE", "METADATA", "WEIGHTS", "Bundle", "load_bundle"]
 
 DEFAULT_BUNDLE = Path(__file__).parent / "bundles" / "chest_xray"
 WEIGHTS = Path("models/model.pt")
 METADATA = Path("configs/metadata.json")
+CENTRAL = "central square"  # a geometry in our key "preprocessing"
 _NORMAL = {"no finding", "normal"}
 _MAX_CONFIG_BYTES = 1 << 20
 
@@ -51,8 +53,11 @@ class Bundle:
     input_size: int  # px, both sides
     channels: int  # of the input; a grey film is repeated
     value_range: tuple[float, float] | None  # what a foreign network wants; None: mean 0 and deviation 1 by image
+    normalise: tuple[tuple[float, ...], tuple[float, ...]] | None = None  # then: mean and deviation of each channel
+    central: bool = False  # the network was trained on central squares of films, not on films squeezed to a square
     network_def: Mapping[str, Any]
     calibration: Calibration  # over `outputs`
+    abnormal_calibration: Calibration | None = None  # of an 'Abnormal' that is made of the findings, over its logit
     operating_points: Mapping[str, tuple[float, ...]]  # name -> a threshold for each of `findings`
     operating_point: str  # the name in use unless a site sets another
 
@@ -68,9 +73,13 @@ class Bundle:
 
     def prepare(self, film: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
         """The network's input [channels, input_size, input_size] for a grey film; raises `NotScorable`."""
-        square = to_square(to_work(film), self.input_size)
+        square = to_square(to_work(central_square(film) if self.central else film), self.input_size)
         image = standardise(square) if self.value_range is None else scale(square, *self.value_range)
-        return image if self.channels == 1 else np.repeat(image, self.channels, axis=0)
+        image = image if self.channels == 1 else np.repeat(image, self.channels, axis=0)
+        if self.normalise is None:
+            return image
+        mean, deviation = (np.array(each, np.float32)[:, np.newaxis, np.newaxis] for each in self.normalise)
+        return np.asarray((image - mean) / deviation, np.float32)
 
     def probabilities(self, logits: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
         """Calibrated probabilities [n, findings] of the network's logits [n, outputs].
@@ -81,7 +90,19 @@ class Bundle:
         if self.outputs[0] == ABNORMAL:
             return each
         diseased = [name.lower() not in _NORMAL for name in self.outputs]
-        return np.column_stack([each[:, diseased].max(axis=1), each])
+        abnormal = each[:, diseased].max(axis=1)
+        if self.abnormal_calibration is not None:
+            inside = np.clip(abnormal, 1e-9, 1 - 1e-9)
+            abnormal = self.abnormal_calibration.apply(np.log(inside / (1 - inside))[:, np.newaxis])[:, 0]
+        return np.column_stack([abnormal, each])
+
+    def refitted(self, fit: Mapping[str, Any]) -> Bundle:
+        """The same network with the calibration and thresholds of a site (`models.sitefit`).
+
+        Raises:
+            InvalidBundle: they are not for this network's outputs.
+        """
+        return replace(self, **_fitted(fit, self.outputs))
 
     def network(self) -> torch.nn.Module:
         """The MONAI network with the bundle's weights (float32), in evaluation mode.
@@ -133,17 +154,8 @@ def load_bundle(path: Path) -> Bundle:
     heads = check_definition(definition)
     if heads != len(outputs):
         raise InvalidBundle(f"the metadata names {len(outputs)} labels, the network has {heads} outputs")
-    findings = len(outputs) + (outputs[0] != ABNORMAL)
-    points = {
-        name: _thresholds(values, name, findings)
-        for name, values in _mapping(
-            ours.get("operating_points", {"balanced": [0.5] * findings}), "operating_points"
-        ).items()
-    }
-    point = str(ours.get("operating_point", "balanced"))
-    if point not in points:
-        raise InvalidBundle(f"the operating point {point!r} is not among {', '.join(points)}")
-    calibration = ours.get("calibration")
+    pixels = _mapping(ours.get("preprocessing", {"value_range": None} if ours else image), "preprocessing")
+    channels = _channels(image)
     return Bundle(
         path=path,
         name=str(metadata.get("name") or path.resolve().name),
@@ -151,14 +163,35 @@ def load_bundle(path: Path) -> Bundle:
         weights_sha256=digest,
         outputs=outputs,
         input_size=_size(image),
-        channels=_channels(image),
-        value_range=None if ours else _range(image),
+        channels=channels,
+        value_range=_range(pixels),
+        normalise=_normal(pixels, channels),
+        central=pixels.get("geometry") == CENTRAL,
         network_def=definition,
-        calibration=Calibration.identity(len(outputs)) if calibration is None
-        else Calibration.from_json(_mapping(calibration, "calibration"), len(outputs)),
-        operating_points=points,
-        operating_point=point,
-    )  # fmt: skip
+        **_fitted(ours, outputs),
+    )
+
+
+def _fitted(ours: Mapping[str, Any], outputs: tuple[str, ...]) -> dict[str, Any]:
+    """What was fitted on films: the fields of `Bundle` from our key, or from the fit of a site."""
+    derived = outputs[0] != ABNORMAL
+    findings = len(outputs) + derived
+    default = {"balanced": [0.5] * findings}
+    given = _mapping(ours.get("operating_points", default), "operating_points")
+    points = {name: _thresholds(values, name, findings) for name, values in given.items()}
+    point = str(ours.get("operating_point", "balanced"))
+    if point not in points:
+        raise InvalidBundle(f"the operating point {point!r} is not among {', '.join(points)}")
+    return {
+        "calibration": _calibration(ours.get("calibration"), len(outputs)) or Calibration.identity(len(outputs)),
+        "abnormal_calibration": _calibration(ours.get("abnormal_calibration"), 1) if derived else None,
+        "operating_points": points,
+        "operating_point": point,
+    }
+
+
+def _calibration(value: object, columns: int) -> Calibration | None:
+    return None if value is None else Calibration.from_json(_mapping(value, "calibration"), columns)
 
 
 def _read_json(file: Path) -> dict[str, Any]:
@@ -248,6 +281,20 @@ def _range(image: Mapping[str, Any]) -> tuple[float, float] | None:
     if isinstance(value, list) and len(value) == 2 and all(isinstance(v, int | float) for v in value):
         return float(value[0]), float(value[1])
     return None
+
+
+def _normal(pixels: Mapping[str, Any], channels: int) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    mean, deviation = pixels.get("mean"), pixels.get("std")
+    if mean is None and deviation is None:
+        return None
+    try:
+        means, deviations = np.array(mean, np.float64), np.array(deviation, np.float64)
+    except (TypeError, ValueError):
+        means = deviations = np.array([])
+    good = means.shape == deviations.shape == (channels,) and np.isfinite([means, deviations]).all()
+    if not good or deviations.min() <= 0:
+        raise InvalidBundle(f"the preprocessing does not hold a mean and a positive deviation for {channels} channels")
+    return tuple(means.tolist()), tuple(deviations.tolist())
 
 
 def _thresholds(values: object, name: str, findings: int) -> tuple[float, ...]:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from storage.errors import NotScorable
 
-__all__ = ["WORK_SIZE", "prepare", "scale", "standardise", "to_input", "to_square", "to_work"]
+__all__ = ["WORK_SIZE", "central_square", "prepare", "scale", "standardise", "to_input", "to_square", "to_work"]
 
 WORK_SIZE = 256  # px, the smallest size among the training sources
 _MIN_SIDE = 64  # px; a smaller image is an icon, not a film
@@ -46,6 +46,15 @@ def to_work(film: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
     if not np.isfinite(small).all():
         raise NotScorable("the image holds values that are no numbers")
     return _window(_square(_trim(small), WORK_SIZE).astype(np.float32, copy=False))
+
+
+def central_square(film: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+    """The greatest square in the middle [side, side], as some train on; anything else as it is."""
+    if film.ndim != 2:
+        return film
+    side = min(film.shape)
+    top, left = (film.shape[0] - side) // 2, (film.shape[1] - side) // 2
+    return film[top : top + side, left : left + side]
 
 
 def to_input(work: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.float32]:
