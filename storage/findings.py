@@ -6,7 +6,7 @@ A study's flag is the maximum over its images. Its due time only ever moves forw
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
@@ -176,8 +176,8 @@ FROM (
 WHERE w.study_fk = %(study)s AND s.triage <> 'scored' AND (w.status, w.reason) <> (s.triage, s.triage_reason)"""
 
 
-def record_scores(connection: Connection, scores: Sequence[Score]) -> None:
-    """Write scores and what they make of their studies, in the caller's transaction.
+def record_scores(connection: Connection, scores: Sequence[Score], *, quiet: Collection[int] = frozenset()) -> None:
+    """Write scores and what they make of their studies, in the caller's transaction; not of the studies in `quiet`.
 
     A score of the same weights and version for the same instance is written once: a job that ran twice changes nothing.
     The score of an instance that was rejected meanwhile is kept, and changes nothing either; so is one in shadow.
@@ -197,7 +197,7 @@ def record_scores(connection: Connection, scores: Sequence[Score]) -> None:
     shown = [
         row | {"study_pk": places[row["instance_pk"]]}
         for row in rows
-        if not row["shadow"] and row["instance_pk"] in places
+        if not row["shadow"] and places.get(row["instance_pk"], -1) not in {-1, *quiet}
     ]
     connection.execute(_LIST, (orjson.dumps(shown).decode(),))
 

@@ -5,6 +5,7 @@ A job is deleted when it is done. A worker that dies keeps its jobs until the le
 
 from __future__ import annotations
 
+# ruff: noqa: S608 - the statements are put together from constants only
 import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from storage.errors import NotFound
 from storage.findings import settle
 
 __all__ = [
-    "CHANNEL", "MAX_ATTEMPTS", "Counts", "DeadJob", "Job", "claim", "counts", "dead", "done", "extend", "fail",
+    "CHANNEL", "MAX_ATTEMPTS", "TAKEN", "Counts", "DeadJob", "Job", "claim", "counts", "dead", "done", "extend", "fail",
     "notify", "retry",
 ]  # fmt: skip
 
@@ -55,6 +56,7 @@ class Job:
     priority: str  # stat | urgent | routine
     arrived_at: dt.datetime  # of the study
     latest_due_at: dt.datetime
+    reprocessing_pk: int | None = None  # job_pk is one of its items then, and no row of jobs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +79,18 @@ class Counts(NamedTuple):
     dead: int
 
 
-_CLAIM = """
+# The columns of a `Job`, of rows `claimed AS c` with job_pk, attempts and instance_fk.
+TAKEN = """c.job_pk, c.attempts, i.instance_pk, i.study_fk AS study_pk, s.study_uid, i.sop_uid, i.sop_class,
+    i.transfer_syntax, i.object_key, i.object_size, i.dataset_offset, i.sha256, e.modality, e.body_part,
+    i.view_position, i.photometric, i.rows, i.columns, i.bits_allocated, i.frames, s.patient_age, w.site, w.priority,
+    w.arrived_at, w.latest_due_at
+FROM claimed AS c
+CROSS JOIN LATERAL (SELECT * FROM instances WHERE instance_pk = c.instance_fk OFFSET 0) AS i
+CROSS JOIN LATERAL (SELECT * FROM series WHERE series_pk = i.series_fk OFFSET 0) AS e
+CROSS JOIN LATERAL (SELECT * FROM studies WHERE study_pk = i.study_fk OFFSET 0) AS s
+CROSS JOIN LATERAL (SELECT * FROM worklist WHERE study_fk = i.study_fk OFFSET 0) AS w"""
+
+_CLAIM = f"""
 WITH expired AS MATERIALIZED (
     SELECT job_pk FROM jobs WHERE state = 'running' AND leased_until < now()
     ORDER BY leased_until LIMIT %(limit)s FOR UPDATE SKIP LOCKED
@@ -92,15 +105,7 @@ claimed AS (
     WHERE job_pk = ANY(ARRAY(SELECT job_pk FROM expired UNION ALL SELECT job_pk FROM waiting))
     RETURNING job_pk, instance_fk, attempts, urgency
 )
-SELECT c.job_pk, c.attempts, i.instance_pk, i.study_fk AS study_pk, s.study_uid, i.sop_uid, i.sop_class,
-    i.transfer_syntax, i.object_key, i.object_size, i.dataset_offset, i.sha256, e.modality, e.body_part,
-    i.view_position, i.photometric, i.rows, i.columns, i.bits_allocated, i.frames, s.patient_age, w.site, w.priority,
-    w.arrived_at, w.latest_due_at
-FROM claimed AS c
-CROSS JOIN LATERAL (SELECT * FROM instances WHERE instance_pk = c.instance_fk OFFSET 0) AS i
-CROSS JOIN LATERAL (SELECT * FROM series WHERE series_pk = i.series_fk OFFSET 0) AS e
-CROSS JOIN LATERAL (SELECT * FROM studies WHERE study_pk = i.study_fk OFFSET 0) AS s
-CROSS JOIN LATERAL (SELECT * FROM worklist WHERE study_fk = i.study_fk OFFSET 0) AS w
+SELECT {TAKEN}
 ORDER BY c.urgency DESC, c.job_pk"""
 
 
@@ -113,7 +118,7 @@ def claim(
     """
     with connection.cursor(row_factory=class_row(Job)) as cursor:
         values = {"worker": worker, "limit": limit, "lease_s": lease_s}
-        found = cursor.execute(_CLAIM, values, prepare=False).fetchall()
+        found = cursor.execute(_CLAIM.encode(), values, prepare=False).fetchall()
     deadly = [job for job in found if job.attempts > max_attempts]
     for job in deadly:
         fail(connection, job.job_pk, "The worker ended while it read this image.", max_attempts=max_attempts)
