@@ -6,21 +6,42 @@ Position, size, aspect (many sources were squeezed to squares), exposure, sharpn
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from models.preprocess import standardise
 
-__all__ = ["augment"]
+__all__ = ["augment", "blend"]
 
 Image = npt.NDArray[np.uint8]
 _CENTRE = 0.5
 
 
-def augment(work: Image, size: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
-    """A training input float32 [1, size, size] from a uint8 work square."""
+def augment(work: Image, size: int, rng: np.random.Generator, *, alike: bool = True) -> npt.NDArray[np.float32]:
+    """A training input float32 [1, size, size] from a uint8 work square; without `alike` it is moved only."""
     image = _move(work, size, rng)
+    return standardise(_worn(image, rng) if alike else image)
+
+
+def blend(
+    tables: Sequence[npt.NDArray[np.float32]], strength: float, rng: np.random.Generator
+) -> list[npt.NDArray[np.float32]]:
+    """Mixup (Zhang 2018): each sample of a batch with its opposite, the greater share its own, in every table alike."""
+    count = len(tables[0])
+    share = rng.beta(strength, strength, count).astype(np.float32)
+    share = np.maximum(share, 1 - share)
+    mixed = list[npt.NDArray[np.float32]]()
+    for table in tables:
+        own = share.reshape(count, *[1] * (table.ndim - 1))
+        mixed.append(own * table + (1 - own) * table[::-1])
+    return mixed
+
+
+def _worn(image: Image, rng: np.random.Generator) -> Image:
+    """Other exposure, sharpness, noise, compression and boxes."""
     image = _expose(image, rng)
     if rng.random() < 0.5:
         image = np.asarray(cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 1.2)), np.uint8)
@@ -31,7 +52,7 @@ def augment(work: Image, size: int, rng: np.random.Generator) -> npt.NDArray[np.
         image = _jpeg(image, int(rng.integers(25, 90)))
     if rng.random() < 0.4:
         image = _boxes(image, rng)
-    return standardise(image)
+    return image
 
 
 def _move(work: Image, size: int, rng: np.random.Generator) -> Image:

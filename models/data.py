@@ -2,7 +2,8 @@
 
 Needed columns: `image` (path relative to the manifest), `label_abnormal` (0 or 1), `split`. Used where present:
 `source`, `group` (the unit of splits and of the bootstrap), `findings` (names joined by `|`), `label_radiologist`
-(an expert's normal-or-abnormal, preferred over `label_abnormal`), `label_basis`.
+(an expert's normal-or-abnormal, preferred over `label_abnormal`), `label_basis`, `view` (AP or PA), `sex` (F or M),
+`age` (years).
 """
 
 from __future__ import annotations
@@ -19,16 +20,26 @@ import numpy.typing as npt
 
 from storage.errors import InvalidInput
 
-__all__ = ["ABNORMAL", "Film", "hard_targets", "read_film", "read_manifest", "soft_targets"]
+__all__ = [
+    "ABNORMAL",
+    "BELIEFS",
+    "TRAITS",
+    "Film",
+    "hard_targets",
+    "read_film",
+    "read_manifest",
+    "soft_targets",
+    "traits",
+]
 
 ABNORMAL = "Abnormal"
 _NEEDED = ("image", "label_abnormal", "split")
 _MINED = "NIH report text mining"  # every NIH finding was looked for in the report, by a program
 _WEAK = "COVID-19 positive patient"  # the film itself may look normal
-_SURE, _UNSURE = (
-    0.97,
-    0.85,
-)  # how far a label is believed (README of the data: 30 % of mined findings are not confirmed)
+# how far a label is believed: one that was read, one that was mined or guessed (30 % of mined findings fall on review)
+BELIEFS = _SURE, _UNSURE = 0.97, 0.85
+TRAITS = ("view AP", "female", "over 60")  # what a film shows besides disease
+_OLD = 60
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +55,9 @@ class Film:
     radiologist: int | None  # label_radiologist, where one exists
     findings: frozenset[str]
     basis: str
+    view: str = ""  # 'AP', 'PA' or '' where unknown
+    sex: str = ""  # 'F', 'M' or ''
+    age: int | None = None  # years
 
     @property
     def abnormal(self) -> int:
@@ -92,7 +106,23 @@ def _film(row: dict[str, str], manifest: Path) -> Film:
         radiologist=labels.get(row.get("label_radiologist", "")),
         findings=names,
         basis=row.get("label_basis", ""),
+        view=_one_of(row.get("view", ""), ("AP", "PA")),
+        sex=_one_of(row.get("sex", ""), ("F", "M")),
+        age=_years(row.get("age", "")),
     )
+
+
+def _one_of(value: str, known: tuple[str, ...]) -> str:
+    return value if value in known else ""
+
+
+def _years(value: str) -> int | None:
+    """Whole years; None for what is no age that a person reaches."""
+    try:
+        years = int(float(value))
+    except (ValueError, OverflowError):
+        return None
+    return years if 0 <= years <= 120 else None
 
 
 def read_film(film: Film) -> npt.NDArray[np.uint8]:
@@ -127,3 +157,16 @@ def soft_targets(films: Sequence[Film], findings: Sequence[str]) -> npt.NDArray[
     doubtful = [film.radiologist is None and film.basis.startswith((_MINED, _WEAK)) for film in films]
     belief = np.where(doubtful, _UNSURE, _SURE).astype(np.float32)[:, np.newaxis]
     return np.asarray(labels * belief + (1 - labels) * (1 - belief), np.float32)
+
+
+def traits(films: Sequence[Film]) -> npt.NDArray[np.float32]:
+    """`TRAITS` of films [films, 3]: 1 so, 0 not so, NaN where the manifest does not say."""
+    table = np.full((len(films), len(TRAITS)), np.nan, np.float32)
+    for row, film in zip(table, films, strict=True):
+        if film.view:
+            row[0] = film.view == "AP"
+        if film.sex:
+            row[1] = film.sex == "F"
+        if film.age is not None:
+            row[2] = film.age > _OLD
+    return table

@@ -2,7 +2,7 @@
 
 After each epoch everything that the next one needs (weights, their running average, optimizer, position) is written to
 `checkpoint.pt` and renamed into place. Samples and their augmentation depend only on (seed, epoch, place in the epoch).
-This module imports torch.
+Under `torchrun` each process takes its share of every batch (`models.parallel`). This module imports torch.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import json
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,111 +23,30 @@ import numpy.typing as npt
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from models.augment import augment
-from models.data import ABNORMAL, Film, read_film, soft_targets
+from models.augment import augment, blend
+from models.data import BELIEFS, TRAITS, Film, read_film
+from models.features import split_head
+from models.lesions import LESIONS, draw_lesion
 from models.metrics import auroc
 from models.networks import build_network, with_outputs
+from models.parallel import Team, joined
 from models.preprocess import to_input, to_work
+from models.recipe import Callback, Progress, TrainConfig
+from models.sampling import Lessons, mixed_source_films
 from storage.errors import InvalidInput
 
-__all__ = ["Progress", "TrainConfig", "choose_findings", "fit", "logits_of", "mixed_source_films"]
+__all__ = ["Fitted", "fit", "logits_of"]
 
 Floats = npt.NDArray[np.float32]
+Batch = tuple[Floats, Floats, Floats]  # images [n, 1, size, size]; targets and their weights [n, columns]
+_CLIP = 2.0  # the longest gradient
 
 
-def _network() -> dict[str, Any]:
-    return {
-        "_target_": "monai.networks.nets.ResNet",
-        "block": "basic",
-        "layers": [2, 2, 2, 2],
-        "block_inplanes": [32, 64, 128, 256],
-        "spatial_dims": 2,
-        "n_input_channels": 1,
-        "conv1_t_size": 7,
-        "conv1_t_stride": 2,
-    }
+class Fitted(dict[str, torch.Tensor]):
+    """The state dict of the running average of the weights, with a head for the findings alone."""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainConfig:
-    """Everything that decides the weights, together with the manifest and the library versions."""
-
-    network: dict[str, Any] = field(default_factory=_network)  # without the head's size
-    stages: tuple[tuple[int, int], ...] = ((12, 128), (18, 192))  # (epochs, px); the last size is the bundle's
-    epoch_films: int = 3840  # drawn for one epoch, by the shares below
-    batch: int = 32
-    learning_rate: float = 1.5e-3  # the highest of the cycle
-    weight_decay: float = 0.05
-    ema: float = 0.998  # weight of the past in the running average of the weights, a step
-    min_positives: int = 30  # a finding with fewer training films is not learnt
-    one_class_weight: float = 0.5  # Abnormal's loss on a source without normals: there it teaches the source
-    # shares of an epoch by (source, abnormal); what is not named shares `other_share` evenly by film
-    shares: tuple[tuple[str, int, float], ...] = (("nih", 0, 0.18), ("nih", 1, 0.30), ("rsna_normal", 0, 0.24))
-    other_share: float = 0.28
-    seed: int = 20
-    threads: int = 1  # one is nearly as fast as two here, and much faster on a busy machine
-    bf16: bool = True
-
-    @property
-    def epochs(self) -> int:
-        """Epochs in all stages."""
-        return sum(epochs for epochs, _ in self.stages)
-
-    @property
-    def size(self) -> int:
-        """The network's input size, px."""
-        return self.stages[-1][1]
-
-    def with_epochs(self, epochs: int) -> TrainConfig:
-        """The same settings with this many epochs (at least one), shared among the stages as before."""
-        done = 0
-        stages = list[tuple[int, int]]()
-        for place, (_, size) in enumerate(self.stages):
-            upto = round(max(1, epochs) * sum(count for count, _ in self.stages[: place + 1]) / self.epochs)
-            if upto > done:
-                stages.append((upto - done, size))
-            done = max(done, upto)
-        return replace(self, stages=tuple(stages))
-
-    def size_at(self, epoch: int) -> int:
-        """The input size of an epoch (counted from 0), px."""
-        for epochs, size in self.stages:
-            if epoch < epochs:
-                return size
-            epoch -= epochs
-        return self.size
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
-    """Where the training stands, for whoever draws the bar."""
-
-    stage: str  # 'read', 'train', 'calibrate', 'evaluate' or 'done'
-    step: int
-    steps: int
-    epoch: int = 0
-    epochs: int = 0
-    loss: float = math.nan
-    val_auroc: float = math.nan  # of Abnormal on the val films of the sources that have both classes
-
-
-Callback = Callable[[Progress], None]
-
-
-def choose_findings(films: Sequence[Film], min_positives: int) -> tuple[str, ...]:
-    """Abnormal, then the mined findings with enough positive films, most frequent first.
-
-    A finding that only single-class sources carry (tuberculosis, COVID-19) is left out: a network would learn the
-    source, not the finding. Such films still count as abnormal.
-    """
-    counts: dict[str, int] = {}
-    mixed = {film.source for film in films if not film.abnormal} & {film.source for film in films if film.abnormal}
-    exhaustive = {film.source for film in films if film.source in mixed and film.basis.startswith("NIH")}
-    for film in films:
-        for name in film.findings:
-            counts[name] = counts.get(name, 0) + (film.source in exhaustive)
-    kept = [name for name, count in counts.items() if count >= min_positives]
-    return (ABNORMAL, *sorted(kept, key=lambda name: (-counts[name], name)))
+    seconds: float = 0.0  # of wall time in epochs, those before an interruption too
+    first: bool = True  # of the processes that made it: the one that writes
 
 
 def fit(
@@ -138,18 +57,24 @@ def fit(
     folder: Path,
     config: TrainConfig,
     tell: Callback,
-) -> dict[str, torch.Tensor]:
-    """The running average of the weights after all epochs (a state dict); continues from `folder/checkpoint.pt`.
+    taught: Floats | None = None,
+) -> Fitted:
+    """The running average of the weights after all epochs; continues from `folder/checkpoint.pt`.
+
+    `taught` is what the teachers say of the train films, probabilities [films, findings].
 
     Raises:
         InvalidInput: the checkpoint was made with other settings or films.
     """
-    with _repeatable(config):
-        run = _Run(train=train, val=val, findings=findings, folder=folder, config=config, tell=tell)
+    with joined() as team, _repeatable(config):
+        lessons = Lessons.of(train, findings, config, taught)
+        run = _Run(train=train, val=val, findings=findings, lessons=lessons, folder=folder, config=config,
+                   tell=tell if team.first else lambda _: None, team=team)  # fmt: skip
         while run.epoch < config.epochs:
             run.one_epoch()
-            run.save()
-        return run.average
+            if team.first:
+                run.save()
+        return run.result()
 
 
 @contextmanager
@@ -171,26 +96,26 @@ class _Run:
     """The state of one training run."""
 
     def __init__(
-        self, *, train: Sequence[Film], val: Sequence[Film], findings: Sequence[str], folder: Path, config: TrainConfig,
-        tell: Callback,
+        self, *, train: Sequence[Film], val: Sequence[Film], findings: Sequence[str], lessons: Lessons, folder: Path,
+        config: TrainConfig, tell: Callback, team: Team,
     ) -> None:  # fmt: skip
-        self.config, self.tell, self.folder, self.train = config, tell, folder, train
-        self.fingerprint = json.dumps([asdict(config), list(findings), [film.image for film in train]])
-        self.net = build_network(with_outputs(config.network, len(findings)))
-        self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.config, self.tell, self.folder, self.train, self.team = config, tell, folder, train, team
+        self.findings, self.lessons = list(findings), lessons
+        self.fingerprint = json.dumps([asdict(config), self.findings, team.size, [film.image for film in train]])
+        self.definition = with_outputs(config.network, lessons.targets.shape[1])
+        self.net = build_network(self.definition).to(team.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = {name: value.clone() for name, value in self.net.state_dict().items()}
         self.optimizer = torch.optim.AdamW(self.net.parameters(), weight_decay=config.weight_decay)
         self.epoch, self.history = 0, list[dict[str, float]]()
         folder.mkdir(parents=True, exist_ok=True)
         self.checkpoint = folder / "checkpoint.pt"
         if self.checkpoint.exists():
-            self._resume(torch.load(self.checkpoint, weights_only=True))
+            self._resume(torch.load(self.checkpoint, map_location=team.device, weights_only=True))
+        self.learner = team.wrap(self.net)
         self.work = [to_work(read_film(film)) for film in self._told(train)]
-        self.targets = soft_targets(train, findings)
-        self.loss_weights = _loss_weights(train, findings, config.one_class_weight)
+        self.normal = [not film.abnormal for film in train]
         self.val = mixed_source_films(val)
         self.val_work = [to_work(read_film(film)) for film in self.val]
-        self.chances = _chances(train, config)
 
     def _told(self, films: Sequence[Film]) -> Iterator[Film]:
         for place, film in enumerate(films):
@@ -204,7 +129,7 @@ class _Run:
         self.net.load_state_dict(state["net"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.average, self.epoch, self.history = state["average"], state["epoch"], state["history"]
-        torch.set_rng_state(state["rng"])
+        torch.set_rng_state(state["rng"].cpu())
 
     def save(self) -> None:
         """Checkpoint and history, each renamed into place."""
@@ -219,21 +144,37 @@ class _Run:
         draft.write_text(json.dumps(self.history, indent=1))
         draft.replace(self.folder / "history.json")
 
+    def result(self) -> Fitted:
+        """The averaged weights; the head's rows for the traits are left behind."""
+        net = build_network(self.definition)
+        net.load_state_dict(self.average)
+        split = split_head(net, self.definition)
+        heads = set[int]() if split is None else {value.data_ptr() for value in split.head.state_dict().values()}
+        kept = self.lessons.findings
+        fitted = Fitted(
+            (name, (value[:kept] if value.data_ptr() in heads else value).cpu().clone())
+            for name, value in net.state_dict().items()
+        )
+        fitted.seconds, fitted.first = sum(entry["seconds"] for entry in self.history), self.team.first
+        return fitted
+
     def one_epoch(self) -> None:
         """All batches of the next epoch, then a look at val."""
         config, started = self.config, time.monotonic()
         steps = max(1, config.epoch_films // config.batch)
         rng = np.random.default_rng([config.seed, self.epoch])
-        drawn = rng.choice(len(self.train), (steps, config.batch), p=self.chances)
-        self.net.train()
+        drawn = rng.choice(len(self.train), (steps, config.batch), p=self.lessons.chances)
+        self.learner.train()
         losses = list[float]()
-        for step, (images, places) in enumerate(self._batches(drawn)):
-            losses.append(self._step(images, places, self.epoch * steps + step, config.epochs * steps))
+        for step, batch in enumerate(self._batches(drawn)):
+            losses.append(self._step(batch, self.epoch * steps + step, config.epochs * steps))
             if step % 10 == 0:
                 self._say(step, steps, float(np.mean(losses[-50:])))
         self.epoch += 1
-        self._look(float(np.mean(losses)), time.monotonic() - started)
-        self._say(steps, steps, float(np.mean(losses)))
+        loss, value = float(np.mean(losses)), self._look() if self.team.first else math.nan
+        entry = {"epoch": float(self.epoch), "size": float(config.size_at(self.epoch - 1)), "loss": loss}
+        self.history.append(entry | {"seconds": round(time.monotonic() - started, 1), "val_auroc": value})
+        self._say(steps, steps, loss)
 
     def _say(self, step: int, steps: int, loss: float) -> None:
         done = self.epoch - (step == steps)
@@ -243,38 +184,56 @@ class _Run:
                      epochs=self.config.epochs, loss=loss, val_auroc=auroc)
         )  # fmt: skip
 
-    def _batches(self, drawn: npt.NDArray[np.int64]) -> Iterator[tuple[Floats, npt.NDArray[np.int64]]]:
-        """Augmented batches, made one ahead in a second thread (OpenCV and torch both release the GIL)."""
+    def _batches(self, drawn: npt.NDArray[np.int64]) -> Iterator[Batch]:
+        """Augmented batches, made ahead in a second thread (OpenCV and torch both release the GIL)."""
         with ThreadPoolExecutor(1) as pool:
-            waiting: deque[tuple[Future[Floats], npt.NDArray[np.int64]]] = deque()
+            waiting: deque[Future[Batch]] = deque()
             for step, places in enumerate(drawn):
-                waiting.append((pool.submit(self._batch, step, places), places))
+                waiting.append(pool.submit(self._batch, step, places))
                 if len(waiting) > 2:
-                    images, drawn_places = waiting.popleft()
-                    yield images.result(), drawn_places
-            for images, drawn_places in waiting:
-                yield images.result(), drawn_places
+                    yield waiting.popleft().result()
+            for batch in waiting:
+                yield batch.result()
 
-    def _batch(self, step: int, places: npt.NDArray[np.int64]) -> Floats:
-        size = self.config.size_at(self.epoch)
-        seeds = [[self.config.seed, self.epoch, step, place] for place in range(len(places))]
-        return np.stack(
-            [augment(self.work[i], size, np.random.default_rng(s)) for i, s in zip(places, seeds, strict=True)]
-        )
+    def _batch(self, step: int, places: npt.NDArray[np.int64]) -> Batch:
+        """The share of a batch that falls to this process."""
+        config, seed = self.config, [self.config.seed, self.epoch, step]
+        mine = [(place, i) for place, i in enumerate(places)][self.team.rank :: self.team.size]
+        samples = [self._sample(int(i), np.random.default_rng([*seed, place])) for place, i in mine]
+        images, targets, weights = (np.stack([sample[part] for sample in samples]) for part in range(3))
+        if config.mixup > 0:  # an unknown label adds nothing to a known one
+            rng = np.random.default_rng([*seed, config.batch, self.team.rank])
+            images, weighed, weights = blend([images, targets * weights, weights], config.mixup, rng)
+            targets = weighed / np.maximum(weights, 1e-6)
+        return images, targets, weights
 
-    def _step(self, images: Floats, places: npt.NDArray[np.int64], step: int, steps: int) -> float:
+    def _sample(self, i: int, rng: np.random.Generator) -> tuple[Floats, Floats, Floats]:
+        config = self.config
+        work, targets, weights = self.work[i], self.lessons.targets[i], self.lessons.weights[i]
+        if self.normal[i] and config.drawn > 0 and rng.random() < config.drawn:
+            kind = LESIONS[int(rng.integers(len(LESIONS)))]
+            work, targets, weights = draw_lesion(work, kind, rng), targets.copy(), weights.copy()
+            weights[1 : self.lessons.findings] = 0  # nobody knows what else a drawing may look like
+            for name in {"Abnormal", kind} & set(self.findings):
+                place = self.findings.index(name)
+                targets[place], weights[place] = BELIEFS[1], 1
+        return augment(work, config.size_at(self.epoch), rng, alike=config.alike), targets, weights
+
+    def _step(self, batch: Batch, step: int, steps: int) -> float:
         for group in self.optimizer.param_groups:
             group["lr"] = _rate(step, steps, self.config.learning_rate)
-        targets = torch.from_numpy(self.targets[places])
-        weights = torch.from_numpy(self.loss_weights[places])
-        batch = torch.from_numpy(images).to(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.config.bf16):
-            logits = self.net(batch)
-        each = binary_cross_entropy_with_logits(logits.float(), targets.nan_to_num(0), reduction="none") * weights
-        loss = each[:, 0].mean() + each[:, 1:].sum() / max(1.0, float(weights[:, 1:].sum()))
+        device = self.team.device
+        images, targets, weights = (torch.from_numpy(np.ascontiguousarray(part)).to(device) for part in batch)
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.config.bf16):
+            logits = self.learner(images.to(memory_format=torch.channels_last))
+        each = binary_cross_entropy_with_logits(logits.float(), targets, reduction="none") * weights
+        kept = self.lessons.findings
+        loss = each[:, 0].mean() + _mean(each[:, 1:kept], weights[:, 1:kept])
+        if self.config.traits > 0:
+            loss = loss + self.config.traits * len(TRAITS) * _mean(each[:, kept:], weights[:, kept:])
         self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.net.parameters(), 2.0)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.net.parameters(), _CLIP)
         self.optimizer.step()
         keep = min(self.config.ema, (step + 1) / (step + 10))
         for name, value in self.net.state_dict().items():
@@ -284,35 +243,28 @@ class _Run:
                 self.average[name].copy_(value)
         return float(loss.detach())
 
-    def _look(self, loss: float, seconds: float) -> None:
-        net = build_network(with_outputs(self.config.network, self.targets.shape[1]))
+    def _look(self) -> float:
+        net = build_network(self.definition).to(self.team.device)
         net.load_state_dict(self.average)
-        size = self.config.size_at(self.epoch - 1)
-        inputs = np.stack([to_input(work, size) for work in self.val_work])
+        inputs = np.stack([to_input(work, self.config.size_at(self.epoch - 1)) for work in self.val_work])
         scores = logits_of(net, inputs, bf16=self.config.bf16)[:, 0]
-        value = auroc(scores, np.array([film.abnormal for film in self.val]))
-        entry = {"epoch": float(self.epoch), "size": float(size), "loss": loss, "seconds": round(seconds, 1)}
-        self.history.append(entry | {"val_auroc": value})
+        return auroc(scores, np.array([film.abnormal for film in self.val]))
 
 
-def mixed_source_films(films: Sequence[Film]) -> list[Film]:
-    """The films of sources that have both classes; all films where no source has.
-
-    On the others Abnormal is known from the source, so a figure or a threshold would look better than it is.
-    """
-    normal, abnormal = ({film.source for film in films if film.abnormal == label} for label in (0, 1))
-    return [film for film in films if film.source in normal & abnormal] or list(films)
+def _mean(losses: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    return losses.sum() / weights.sum().clamp(min=1.0)
 
 
 def logits_of(net: torch.nn.Module, inputs: Floats, *, batch: int = 32, bf16: bool = False) -> Floats:
-    """Logits [n, findings] of inputs [n, 1, size, size]."""
+    """Logits [n, outputs] of inputs [n, 1, size, size], where the network is."""
+    device = next(net.parameters()).device
     net.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
         parts = [
-            net(torch.from_numpy(inputs[i : i + batch]).to(memory_format=torch.channels_last)).float().numpy()
+            net(torch.from_numpy(inputs[i : i + batch]).to(device, memory_format=torch.channels_last)).float().cpu()
             for i in range(0, len(inputs), batch)
         ]
-    return np.concatenate(parts)
+    return np.asarray(torch.cat(parts).numpy(), np.float32)
 
 
 def _rate(step: int, steps: int, top: float) -> float:
@@ -321,26 +273,3 @@ def _rate(step: int, steps: int, top: float) -> float:
     if step < rise:
         return top * (0.05 + 0.95 * step / rise)
     return top * (0.002 + 0.998 * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise))))
-
-
-def _chances(films: Sequence[Film], config: TrainConfig) -> npt.NDArray[np.float64]:
-    """How likely each film is drawn, [films], summing to 1."""
-    chances = np.zeros(len(films))
-    named = {(source, abnormal): share for source, abnormal, share in config.shares}
-    keys = [(film.source, film.abnormal) for film in films]
-    for key in set(keys):
-        here = np.array([k == key for k in keys])
-        if key in named:
-            chances[here] = named[key] / here.sum()
-    rest = np.array([key not in named for key in keys])
-    if rest.any():
-        chances[rest] = config.other_share / rest.sum()
-    return np.asarray(chances / chances.sum())
-
-
-def _loss_weights(films: Sequence[Film], findings: Sequence[str], one_class: float) -> Floats:
-    """[films, findings]: 0 where nobody looked; Abnormal counts less on a source that has abnormal films only."""
-    weights = np.isfinite(soft_targets(films, findings)).astype(np.float32)
-    normals = {film.source for film in films if not film.abnormal}
-    weights[:, 0] = [1.0 if film.source in normals else one_class for film in films]
-    return weights

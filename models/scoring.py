@@ -15,9 +15,12 @@ __all__ = ["logits_of_films"]
 
 
 def logits_of_films(
-    bundle: Bundle, films: Sequence[Film], done: Callable[[int], None] | None = None, batch: int = 32
-) -> npt.NDArray[np.float32]:
+    bundle: Bundle, films: Sequence[Film], done: Callable[[int], None] | None = None, batch: int = 32, *,
+    mirrored: bool = False,
+) -> npt.NDArray[np.float32]:  # fmt: skip
     """Logits [films, outputs] in float32; `done` is called with the number of films finished so far.
+
+    `mirrored` gives the mean over each film and its mirror image.
 
     Raises:
         InvalidBundle: the weights cannot be used.
@@ -26,9 +29,10 @@ def logits_of_films(
     """
     net, parts = bundle.network(), list[npt.NDArray[np.float32]]()
     for start in range(0, len(films), batch):
-        inputs = np.stack([bundle.prepare(read_film(film)) for film in films[start : start + batch]])
+        images = torch.from_numpy(np.stack([bundle.prepare(read_film(film)) for film in films[start : start + batch]]))
         with torch.inference_mode():
-            parts.append(net(torch.from_numpy(inputs)).float().numpy())
+            logits = (net(images) + net(images.flip(-1))) / 2 if mirrored else net(images)
+        parts.append(logits.float().numpy())
         if done is not None:
-            done(start + len(inputs))
+            done(start + len(images))
     return np.concatenate(parts)

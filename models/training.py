@@ -1,17 +1,20 @@
 """`sangloc train`: a manifest to a bundle with calibration and thresholds. This module imports torch.
 
-Weights are fitted on split `train`; calibration and thresholds are chosen on split `val`; no other split is read.
+Weights are fitted on split `train`; calibration, thresholds and the percentiles of `models.outlier` come from
+split `val`; no other split is read. `scores.csv` beside the bundle holds what it says of the films that it was not
+fitted on: val, and the fold of train that was left out, if one was. `models.ablation` compares runs by it.
 """
 
 from __future__ import annotations
 
+import csv
 import datetime as dt
 import hashlib
 import json
 import platform
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,40 +25,82 @@ import torch
 
 from models.bundle import METADATA, WEIGHTS, load_bundle
 from models.calibration import Calibration, choose_thresholds, fit_calibration
-from models.data import Film, hard_targets, read_manifest
-from models.fitting import Callback, Progress, TrainConfig, choose_findings, fit, mixed_source_films
+from models.data import Film, hard_targets, read_film, read_manifest
+from models.distillation import load_teachers, taught
+from models.fitting import Fitted, fit
 from models.networks import with_outputs
+from models.outlier import Outlier, features_of
+from models.recipe import RECIPES, Callback, Progress, TrainConfig
+from models.sampling import choose_findings, mixed_source_films, split_fold
 from models.scoring import logits_of_films
 
-__all__ = ["Progress", "TrainConfig", "train", "write_bundle"]
+__all__ = ["RECIPES", "SCORES", "VERSION", "Progress", "TrainConfig", "train", "write_bundle"]
+
+VERSION = "0.2.0"  # of the default model
+SCORES = "scores.csv"
+_FEWEST = 20  # films, below which `models.outlier` refuses
 
 INTENDED_USE = "Research use. Not a medical device. Absence of a flag is not a negative."
 
 
 def train(
     manifest: Path, out: Path, config: TrainConfig | None = None, *, progress: Callback | None = None,
-    name: str = "chest_xray", version: str = "0.1.0",
+    teachers: Sequence[Path] = (), name: str = "chest_xray", version: str = VERSION,
 ) -> Path:  # fmt: skip
     """Train on the manifest and return the folder of the bundle, `out/bundle`.
 
-    A run that was stopped continues from `out/checkpoint.pt` and ends in the same weights.
+    A run that was stopped continues from `out/checkpoint.pt` and ends in the same weights. `teachers` are bundles whose
+    mean answer the network learns beside the labels.
 
     Raises:
+        InvalidBundle: a teacher cannot be used.
         InvalidInput: the manifest or an image cannot be used, or `out` holds a run with other settings.
     """
     config, tell = config or TrainConfig(), progress or (lambda _: None)
-    films, val = read_manifest(manifest, {"train"}), read_manifest(manifest, {"val"})
-    findings = choose_findings(films, config.min_positives)
-    state = fit(train=films, val=val, findings=findings, folder=out, config=config, tell=tell)
+    everyone, val = read_manifest(manifest, {"train"}), read_manifest(manifest, {"val"})
+    findings = choose_findings(everyone, config.min_positives)
+    films, held = split_fold(everyone, val, config.fold)
+    elders = load_teachers(teachers, findings)
+    config = replace(config, teachers=tuple(elder.weights_sha256 for elder in elders))
+    said = taught(elders, films, lambda done, whole: tell(Progress(stage="teach", step=done, steps=whole)))
+    state = fit(train=films, val=val, findings=findings, folder=out, config=config, tell=tell, taught=said)
     folder = out / "bundle"
+    if not state.first:
+        return folder
     write_bundle(folder, state=state, findings=findings, config=config, films=films, name=name, version=version)
     calibrate(folder, val, tell)
+    know(folder, films, val)
+    _score(folder, [*mixed_source_films(val), *held], out / SCORES)
     tell(Progress(stage="done", step=1, steps=1, epoch=config.epochs, epochs=config.epochs))
     return folder
 
 
+def know(folder: Path, train: Sequence[Film], val: Sequence[Film]) -> None:
+    """Fit what the bundle's network knows a film to look like (`models.outlier`); nothing with too few films."""
+    if min(len(train), len(val)) < _FEWEST:
+        return
+    bundle = load_bundle(folder)
+    known, fresh = (features_of(bundle, map(read_film, films)) for films in (train, val))
+    Outlier.fit(known, fresh).save(folder, bundle.weights_sha256)
+
+
+def _score(folder: Path, films: Sequence[Film], file: Path) -> None:
+    """The logit of Abnormal for each film, the mean of film and mirror image beside it, as a CSV file."""
+    bundle = load_bundle(folder)
+    plain, mirrored = (logits_of_films(bundle, films, mirrored=both)[:, 0] for both in (False, True))
+    draft = file.with_suffix(".part")
+    with draft.open("w", newline="", encoding="utf-8") as lines:
+        table = csv.writer(lines)
+        table.writerow(("image", "split", "logit", "logit_mirrored"))
+        table.writerows(
+            (film.image, film.split, f"{one:.5f}", f"{both:.5f}")
+            for film, one, both in zip(films, plain, mirrored, strict=True)
+        )
+    draft.replace(file)
+
+
 def write_bundle(
-    folder: Path, *, state: dict[str, torch.Tensor], findings: Sequence[str], config: TrainConfig,
+    folder: Path, *, state: Fitted, findings: Sequence[str], config: TrainConfig,
     films: Sequence[Film], name: str, version: str,
 ) -> None:  # fmt: skip
     """A MONAI bundle with the weights in half precision and no calibration yet."""
@@ -79,6 +124,7 @@ def write_bundle(
         "films": len(films),
         "abnormal": sum(film.abnormal for film in films),
         "sources": sorted({film.source for film in films}),
+        "wall_hours": round(state.seconds / 3600, 3),
         "finished": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
     }
     ours = {"weights_sha256": digest, "training": training}

@@ -273,13 +273,29 @@ def train(
         "runs/train"
     ),
     *,
-    epochs: Annotated[int | None, typer.Option("--epochs", help="Other than the model's own number.", min=1)] = None,
+    recipe: Annotated[
+        str,
+        typer.Option("--recipe", help="plain, sources, mixup, traits, drawn, all or distilled: see docs/models.md."),
+    ] = "all",
+    fold: Annotated[
+        int | None,
+        typer.Option("--fold", help="Leave this quarter of the films out, to be judged on it.", min=0, max=3),
+    ] = None,
+    teachers: Annotated[
+        list[Path] | None, typer.Option("--teacher", help="Bundle whose answers are learnt; repeat for an ensemble.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option("--epochs", help="Other than the recipe's own number.", min=1)] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Other random numbers.")] = None,
 ) -> None:
-    """Train the default kind of model; run it again after an interruption and it goes on from its checkpoint."""
+    """Train a model; run it again after an interruption and it goes on from its checkpoint.
+
+    An ensemble distilled into one network: train --recipe all --fold 0 (1, 2, 3), each with its own --out, then
+    --recipe distilled with the four bundles as --teacher. Several processes or GPUs: torchrun --nproc-per-node N
+    -m pacs.cli train ...
+    """
     from pacs import modelling
 
-    modelling.train(manifest, out, epochs=epochs, seed=seed)
+    modelling.train(manifest, out, recipe=recipe, fold=fold, teachers=teachers or [], epochs=epochs, seed=seed)
 
 
 @app.command()

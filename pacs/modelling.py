@@ -11,21 +11,29 @@ from rich.console import Console
 from rich.table import Table
 
 from pacs.terminal import progress_bars
+from storage.errors import InvalidInput
 
 __all__ = ["evaluate", "train"]
 
 
-def train(manifest: Path, out: Path, *, epochs: int | None, seed: int | None) -> None:
+def train(
+    manifest: Path, out: Path, *, recipe: str, fold: int | None, teachers: Sequence[Path], epochs: int | None,
+    seed: int | None,
+) -> None:  # fmt: skip
     """Train on the manifest's train split into `out`, going on from a checkpoint that lies there.
 
     Raises:
-        InvalidInput: the manifest cannot be used.
+        InvalidBundle: a teacher cannot be used.
+        InvalidInput: the manifest cannot be used, or there is no such recipe.
     """
     from dataclasses import replace  # noqa: PLC0415
 
     from models import training  # noqa: PLC0415  torch takes seconds to import
 
-    config = training.TrainConfig()
+    config = training.RECIPES.get(recipe)
+    if config is None:
+        raise InvalidInput(f"there is no recipe {recipe!r}: {', '.join(training.RECIPES)}")
+    config = replace(config, fold=fold)
     config = config if epochs is None else config.with_epochs(epochs)
     config = config if seed is None else replace(config, seed=seed)
     with progress_bars() as bars:
@@ -39,7 +47,7 @@ def train(manifest: Path, out: Path, *, epochs: int | None, seed: int | None) ->
                 words += "" if math.isnan(now.val_auroc) else f"  AUROC on val {now.val_auroc:.3f}"
             bars.update(task, description=words, completed=now.step, total=now.steps)
 
-        bundle = training.train(manifest, out, config, progress=show)
+        bundle = training.train(manifest, out, config, progress=show, teachers=teachers)
     typer.echo(f"{bundle}: run it with --bundle {bundle}, judge it with: sangloc evaluate {bundle} {manifest}")
 
 

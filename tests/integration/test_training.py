@@ -19,8 +19,8 @@ from models.augment import augment
 from models.bundle import load_bundle
 from models.data import read_film, read_manifest
 from models.evaluation import evaluate
-from models.fitting import Progress, TrainConfig
 from models.preprocess import to_work
+from models.recipe import Progress, TrainConfig
 from models.training import train
 from storage.errors import InvalidInput
 

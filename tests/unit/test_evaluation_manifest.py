@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 from tiny_models import COLUMNS, MINED, write_manifest, write_rows
 
 from models.data import hard_targets, read_film, read_manifest, soft_targets
-from models.fitting import choose_findings
+from models.sampling import choose_findings
 from storage.errors import InvalidInput
 
 FINDINGS = ("Abnormal", "Effusion", "Mass")
