@@ -14,7 +14,7 @@ from typing import Self
 
 import structlog
 
-from storage import jobs, workers
+from storage import jobs, reprocessing_queue, workers
 from storage.database import Database
 from storage.errors import Unavailable
 
@@ -36,6 +36,7 @@ class Pulse:
         self._every_s = min(every_s, lease_s / 3)
         self._stuck_s = stuck_s  # far longer than any batch takes
         self._held: frozenset[int] = frozenset()
+        self._held_items: frozenset[int] = frozenset()
         self._headway = time.monotonic()
         self._now = threading.Event()
         self._over = False
@@ -46,9 +47,9 @@ class Pulse:
         self._worker = replace(self._worker, model=model, weights_sha256=weights_sha256, engine=engine, problem=problem)
         self._now.set()
 
-    def hold(self, job_pks: frozenset[int]) -> None:
-        """The jobs that are being worked on: their leases do not run out while this process lives."""
-        self._held = job_pks
+    def hold(self, job_pks: frozenset[int], item_pks: frozenset[int] = frozenset()) -> None:
+        """The jobs, and items of reprocessings, that are being worked on: their leases do not run out while we live."""
+        self._held, self._held_items = job_pks, item_pks
         self.headway()
 
     def headway(self) -> None:
@@ -79,15 +80,17 @@ class Pulse:
                 if not away:
                     log.warning("no sign of life could be given", error=str(error))
                 away = True
-            if self._held and time.monotonic() - self._headway > self._stuck_s:
-                log.critical("the worker is stuck and ends", jobs=sorted(self._held))
+            if (self._held or self._held_items) and time.monotonic() - self._headway > self._stuck_s:
+                log.critical("the worker is stuck and ends", jobs=sorted(self._held), items=sorted(self._held_items))
                 os._exit(_STUCK_EXIT)  # a thread inside a decoder cannot be ended in any other way
             self._now.wait(self._every_s)
             self._now.clear()
 
     def _beat(self) -> None:
-        held = self._held
+        held, items = self._held, self._held_items
         with self._database.autocommit() as connection:
             workers.beat(connection, self._worker)
             if held:
                 jobs.extend(connection, sorted(held), self._lease_s)
+            if items:
+                reprocessing_queue.extend(connection, sorted(items), self._lease_s)

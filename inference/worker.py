@@ -24,6 +24,7 @@ import numpy as np
 import structlog
 
 from inference import triage
+from inference.bulk import Bulk, is_bulk
 from inference.engine import Device, load_engine
 from inference.pulse import Pulse
 from inference.reading import Read, read_job
@@ -34,6 +35,7 @@ from storage import findings, jobs, worklist
 from storage.database import Database
 from storage.errors import InvalidBundle, NotScorable, Unavailable
 from storage.objects import ObjectStore
+from storage.reprocessing import ModelRef
 
 __all__ = ["Worker", "WorkerConfig"]
 
@@ -55,6 +57,7 @@ class WorkerConfig:
     backoff_s: float = 2.0  # before a failed job is tried again; doubles
     poll_s: float = 1.0  # looks for jobs so often when nothing wakes it
     reload_s: float = 10.0  # looks for a usable model so often
+    bulk_share: int = 4  # of reprocessing, one of so many parts of a batch at once: a live image waits for no more
     threads: int = field(default_factory=lambda: max(2, min(8, os.cpu_count() or 2)))  # that read images
     cache_dir: Path | None = None  # of converted models; None: the user's cache folder
 
@@ -62,6 +65,7 @@ class WorkerConfig:
 class _InHand(NamedTuple):
     job: jobs.Job
     read: Future[Read]
+    model: Model
 
 
 class Worker:
@@ -83,6 +87,11 @@ class Worker:
         self.name = self._config.name or f"{socket.gethostname()}:{os.getpid()}:{int(time.time())}"
         self._stop = threading.Event()
         self._model: Model | None = None
+        chosen = self._config
+        self._bulk = Bulk(
+            database, self.name, self._model_named, batch_size=max(1, chosen.batch_size // chosen.bulk_share),
+            lease_s=chosen.lease_s, max_attempts=chosen.max_attempts, backoff_s=chosen.backoff_s,
+        )  # fmt: skip
 
     def run(self, stop: threading.Event, on_ready: Callable[[], None] = lambda: None) -> None:
         """Work until `stop` is set and the jobs in hand are done; `on_ready`: the model was looked for."""
@@ -108,10 +117,12 @@ class Worker:
                 continue
             batch = ahead or self._claim(model, pool)
             if not batch:
-                wakeup.wait(0 if self._stop.is_set() else self._config.poll_s)
+                wakeup.wait(0 if self._stop.is_set() else min(self._config.poll_s, self._bulk.wait_s))
                 continue
             ahead = self._claim(model, pool, beside=batch)
-            self._finish(model, batch)
+            if ahead and is_bulk(batch[0].job) and not is_bulk(ahead[0].job):
+                batch, ahead = ahead, batch  # live images first
+            self._finish(batch[0].model, batch)
             self._hold(ahead)
 
     # the model
@@ -141,6 +152,13 @@ class Worker:
             self._load()
         return self._model
 
+    def _model_named(self, ref: ModelRef) -> Model:
+        """The model of a reprocessing; raises `InvalidBundle`."""
+        model = self._model
+        if model is None or (model.bundle.weights_sha256, model.bundle.version) != (ref.weights_sha256, ref.version):
+            raise InvalidBundle(f"{ref.name} {ref.version} is not the model of this worker")
+        return model
+
     # a batch
 
     def _claim(self, model: Model, pool: ThreadPoolExecutor, beside: Sequence[_InHand] = ()) -> list[_InHand]:
@@ -153,19 +171,22 @@ class Worker:
                 claimed = jobs.claim(
                     connection, self.name, config.batch_size, config.lease_s, max_attempts=config.max_attempts
                 )
+            if not claimed and (taken := self._bulk.claim()) is not None:
+                claimed, model = taken
         except Unavailable as error:
             if not beside:
                 log.warning("no jobs can be claimed", error=str(error))
             return []
-        taken = [_InHand(job, pool.submit(self._read, job, model.bundle)) for job in claimed]
-        self._hold([*beside, *taken])
-        return taken
+        ahead = [_InHand(job, pool.submit(self._read, job, model.bundle), model) for job in claimed]
+        self._hold([*beside, *ahead])
+        return ahead
 
     def _hold(self, taken: Sequence[_InHand]) -> None:
-        self._pulse.hold(frozenset(item.job.job_pk for item in taken))
+        bulk = frozenset(item.job.job_pk for item in taken if is_bulk(item.job))
+        self._pulse.hold(frozenset(item.job.job_pk for item in taken if not is_bulk(item.job)), bulk)
 
     def _read(self, job: jobs.Job, bundle: Bundle) -> Read:
-        return self._patiently("the object store", lambda: read_job(self._store, job, bundle.prepare))
+        return self._patiently("the object store", lambda: read_job(self._store, job, bundle.framed))
 
     def _finish(self, model: Model, batch: Sequence[_InHand]) -> None:
         """Score a batch and record what came of it; where the engine fails, its jobs are given back."""
@@ -179,7 +200,8 @@ class Worker:
                 reason = f"{type(error).__name__}: {error}"
                 self._without_model(reason)
                 result = Result(failed=[(item.job, reason) for item in batch])
-            self._patiently("the database", lambda: self._record(result))
+            record = self._bulk.record if is_bulk(batch[0].job) else self._record
+            self._patiently("the database", lambda: record(result))
         except Unavailable:  # only when stopping: the leases run out, and another worker takes over
             log.warning("stopped before a batch was recorded", jobs=len(batch))
 
@@ -210,7 +232,7 @@ class Worker:
 
     def _inputs(self, batch: Sequence[_InHand]) -> Iterator[tuple[jobs.Job, Read | Exception]]:
         """What became of reading each image; raises `Unavailable` when the worker stops while the store is away."""
-        for job, read in batch:
+        for job, read, _ in batch:
             try:
                 yield job, read.result()
             except Unavailable:

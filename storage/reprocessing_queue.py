@@ -150,7 +150,7 @@ def record(
     max_attempts: int = MAX_ATTEMPTS,
     backoff_s: float = 2.0,
 ) -> int:
-    """Write what came of images of one reprocessing, in the caller's transaction; how many got a score.
+    """Write what came of images of one reprocessing, in the caller's transaction; how many scores may be shown.
 
     Only what this worker still holds counts: an image whose lease ended, or whose reprocessing was cancelled, is
     somebody else's or nobody's.
@@ -164,7 +164,7 @@ def record(
     refused = [(job, why) for job, why in outcome.refused if job.job_pk in held]
     failed = [(job, why) for job, why in outcome.failed if job.job_pk in held]
     connection.execute("DELETE FROM reprocessing_items WHERE item_pk = ANY(%s)", ([job.job_pk for job, _ in scored],))
-    _record_scores(connection, scored)
+    listed = _record_scores(connection, scored)
     _end(connection, [(job.job_pk, "refused", why) for job, why in refused])
     given_up = [(job.job_pk, "failed", why) for job, why in failed if job.attempts >= max_attempts]
     _end(connection, given_up)
@@ -174,7 +174,7 @@ def record(
     counted = {"scored": len(scored), "refused": len(refused), "failed": len(given_up)}
     values = {**counted, "all": sum(counted.values()), "over": _PACE_S, "pk": everything[0].reprocessing_pk}
     connection.execute(_COUNT, values)
-    return len(scored)
+    return listed
 
 
 def stop_for(connection: Connection, number: int, problem: str) -> None:
@@ -232,7 +232,7 @@ def _held(connection: Connection, worker: str, item_pks: Sequence[int]) -> froze
     return frozenset(pk for (pk,) in found)
 
 
-def _record_scores(connection: Connection, scored: Sequence[tuple[Job, Score]]) -> None:
+def _record_scores(connection: Connection, scored: Sequence[tuple[Job, Score]]) -> int:
     """Write scores: those of studies that are read leave the list as it is; studies that are late keep their place."""
     states: dict[int, tuple[str, bool]] = {
         pk: (state, late)
@@ -245,6 +245,7 @@ def _record_scores(connection: Connection, scored: Sequence[tuple[Job, Score]]) 
     late = frozenset(pk for pk, (state, late) in states.items() if state == "open" and late)
     scores = [_in_place(job, score) if job.study_pk in late else score for job, score in scored]
     findings.record_scores(connection, scores, quiet=quiet)
+    return sum(not score.shadow and job.study_pk not in quiet for job, score in scored)
 
 
 def _in_place(job: Job, score: Score) -> Score:

@@ -1,0 +1,99 @@
+"""What a worker does when nothing else is to be done: images of reprocessings, a few at a time.
+
+Live images always go first: a worker asks for these only when no live image waits, takes a fraction of a batch, and
+puts off what it took ahead when a live image comes. So a live image waits for that fraction at most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import structlog
+
+from inference.scoring import Model, Result
+from storage import reprocessing_queue as queue
+from storage import worklist
+from storage.database import Database
+from storage.errors import InvalidBundle
+from storage.jobs import Job
+from storage.reprocessing import ModelRef
+
+__all__ = ["Bulk", "Taken", "is_bulk"]
+
+log = structlog.get_logger()
+Load = Callable[[ModelRef], Model]
+
+
+class Taken(NamedTuple):
+    """Images of one reprocessing, and the model that it names."""
+
+    jobs: list[Job]
+    model: Model
+
+
+class Bulk:
+    """The reprocessings, for one worker. `load` gives the model of a reference, or raises `InvalidBundle`."""
+
+    def __init__(
+        self,
+        database: Database,
+        worker: str,
+        load: Load,
+        *,
+        batch_size: int,
+        lease_s: float,
+        max_attempts: int,
+        backoff_s: float,
+    ) -> None:
+        self._database = database
+        self._worker = worker
+        self._load = load
+        self._batch_size = batch_size
+        self._lease_s = lease_s
+        self._max_attempts = max_attempts
+        self._backoff_s = backoff_s
+        self.wait_s = 0.0  # before there can be anything to claim
+
+    def claim(self) -> Taken | None:
+        """A few images, or None; raises `Unavailable`. A reprocessing whose model cannot be used is paused."""
+        with self._database.transaction() as connection:
+            found = queue.claim(
+                connection, self._worker, self._batch_size, self._lease_s, max_attempts=self._max_attempts
+            )
+        self.wait_s = found.wait_s
+        if found.model is None:
+            return None
+        try:
+            return Taken(found.jobs, self._load(found.model))
+        except InvalidBundle as error:
+            self._stop_for(found.jobs, str(error))
+            return None
+
+    def record(self, result: Result) -> None:
+        """Write what came of images of one reprocessing."""
+        outcome = queue.Outcome(
+            scored=list(zip(result.scored, result.scores, strict=True)),
+            refused=result.not_eligible,
+            failed=result.failed,
+        )
+        with self._database.transaction() as connection:
+            listed = queue.record(
+                connection, self._worker, outcome, max_attempts=self._max_attempts, backoff_s=self._backoff_s
+            )
+        if listed:
+            with self._database.autocommit() as connection:
+                worklist.announce(connection)
+        log.debug("images of a reprocessing recorded", scored=len(result.scores), listed=listed)
+
+    def _stop_for(self, jobs: list[Job], problem: str) -> None:
+        number = jobs[0].reprocessing_pk
+        assert number is not None
+        with self._database.transaction() as connection:
+            queue.stop_for(connection, number, problem)
+        log.error("a reprocessing was paused: its model cannot be used", reprocessing=number, reason=problem)
+
+
+def is_bulk(job: Job) -> bool:
+    """Whether it is an image of a reprocessing."""
+    return job.reprocessing_pk is not None
