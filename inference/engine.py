@@ -15,7 +15,7 @@ import numpy.typing as npt
 import structlog
 
 from models.bundle import Bundle
-from models.features import Outputs, split_head
+from models.features import Head, Outputs, split_head
 from storage.errors import InvalidBundle
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ class Engine(Protocol):
     """A network that is ready to run. Used by one thread at a time."""
 
     name: str  # torch-cuda | openvino | torch-cpu
+    head: Head | None  # what makes logits of the features; None where it gives none
 
     def predict(self, batch: Floats) -> Outputs:
         """Logits and features of inputs [n, channels, size, size]."""
@@ -75,6 +76,7 @@ class TorchEngine:
         self._dtype = torch.bfloat16 if device == "cuda" else torch.float32
         network: torch.nn.Module = bundle.network()
         self._split = split_head(network, bundle.network_def)  # shares the weights, wherever they go
+        self.head = self._split.numbers() if self._split else None
         try:
             self._network = network.to(self._device, self._dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
         except (RuntimeError, AssertionError) as error:  # no such device, or out of its memory

@@ -1,7 +1,7 @@
 """A network converted to OpenVINO, kept beside a few films and the answers that torch gave for them.
 
     CACHE/<key>/model.xml, model.bin    the network, float32: logits and, where it has one, its last feature map
-    CACHE/<key>/probe.npz               inputs, and the logits and features that torch computed for them
+    CACHE/<key>/probe.npz               inputs, the logits and features that torch computed for them, and the head
 
 The key is a digest of weights, network and versions: a new model is converted anew, an old one never. The folder is
 renamed into place when it is whole. A copy that cannot be read, or does not answer as torch did, is made again once.
@@ -25,7 +25,7 @@ import numpy.typing as npt
 import structlog
 
 from models.bundle import Bundle
-from models.features import Outputs, pooled, split_head
+from models.features import Head, Outputs, pooled, split_head
 from models.phantom import chest
 from storage.errors import InvalidBundle
 
@@ -59,7 +59,7 @@ class OpenVinoEngine:
                 log.info("converting the model, once", model=bundle.name, folder=str(folder))
                 _export_apart(bundle, folder)
             try:
-                self._request, self.precision = _compile(folder)
+                self._request, self.precision, self.head = _compile(folder)
             except (RuntimeError, OSError, ValueError, KeyError) as error:
                 log.warning("the converted model cannot be used", copy=attempt, error=str(error))
             else:
@@ -84,7 +84,7 @@ def export(bundle: Bundle, folder: Path) -> None:
         images = torch.from_numpy(probe)
         answers = {"logits": network(images).numpy()}  # the network's own, whatever runs in its place
         if split is not None:
-            answers["features"] = split.run(images)[1].numpy()
+            answers |= {"features": split.run(images)[1].numpy()} | split.numbers()._asdict()
         traced = torch.jit.trace(split.run if split else network, images[:1], check_trace=False)  # type: ignore[no-untyped-call]
         model = openvino.convert_model(traced, example_input=images[:1])
     model.reshape([-1, *probe.shape[1:]])
@@ -107,11 +107,12 @@ def _export_apart(bundle: Bundle, folder: Path) -> None:
         pool.submit(export, bundle, folder).result()
 
 
-def _compile(folder: Path) -> tuple[Any, str]:
-    """A request that answers as torch did, and its precision; raises RuntimeError where none does."""
+def _compile(folder: Path) -> tuple[Any, str, Head | None]:
+    """A request that answers as torch did, its precision, and the head; raises RuntimeError where none does."""
     core = openvino.Core()
     with np.load(folder / "probe.npz") as probe:
         inputs, expected = probe["inputs"], Outputs(probe["logits"], probe.get("features"))
+        head = Head(probe["weights"], probe["bias"]) if expected.features is not None else None
     capable = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     for precision in ("bf16", "f32") if "BF16" in capable else ("f32",):
         options = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
@@ -119,7 +120,7 @@ def _compile(folder: Path) -> tuple[Any, str]:
         difference, drift = _differences(_infer(request, inputs), expected)
         if difference <= _TOLERANCE[precision] and drift <= _FEATURES_TOLERANCE[precision]:  # false for NaN
             log.info("model compiled", engine="openvino", precision=precision, difference=round(difference, 5))
-            return request, precision
+            return request, precision, head
     raise RuntimeError(f"its probabilities differ by {difference:.3f} from torch's, its features by {drift:.3f}")
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from inference.pixels import read_pixels
+from models.preprocess import Frame
 from storage.errors import DigestMismatch, NotScorable
 from storage.jobs import Job
 from storage.objects import ObjectStore
@@ -21,17 +22,18 @@ from storage.objects import ObjectStore
 __all__ = ["Prepare", "Read", "read_job"]
 
 Grey = npt.NDArray[np.uint8]
-Prepare = Callable[[Grey], npt.NDArray[np.float32]]
+Prepare = Callable[[Grey], tuple[Frame, npt.NDArray[np.float32]]]
 
 _MAX_OBJECT_BYTES = 400 << 20  # 12,000 x 12,000 pixels of 16 bits, and room for a header
 _ISOLATED_LIMIT_S = 120.0  # no image takes so long to decode
 
 
 class Read(NamedTuple):
-    """The network's input [channels, size, size] and how long it took to fetch, decode and prepare."""
+    """The network's input [channels, size, size], and how long it took to fetch, decode and prepare."""
 
     network_input: npt.NDArray[np.float32]
     decode_ms: float
+    frame: Frame  # of the film that the network sees
 
 
 def read_job(store: ObjectStore, job: Job, prepare: Prepare) -> Read:
@@ -54,7 +56,8 @@ def read_job(store: ObjectStore, job: Job, prepare: Prepare) -> Read:
         raise DigestMismatch("The stored bytes are not those that were acknowledged (SHA-256 differs).")
     decode = read_pixels if job.attempts <= 1 else _read_isolated
     film = decode(part10, job.dataset_offset, job.transfer_syntax)
-    return Read(prepare(film), (time.perf_counter() - begun) * 1000)
+    frame, network_input = prepare(film)
+    return Read(network_input, (time.perf_counter() - begun) * 1000, frame)
 
 
 def _read_isolated(part10: bytes, dataset_offset: int, transfer_syntax: str) -> Grey:

@@ -25,7 +25,7 @@ import numpy.typing as npt
 from models.calibration import Calibration
 from models.data import ABNORMAL
 from models.networks import build_network, check_definition
-from models.preprocess import central_square, scale, standardise, to_square, to_work
+from models.preprocess import Frame, central_square, frame_and_work, in_whole, scale, standardise, to_square
 from storage.errors import InvalidBundle
 
 if TYPE_CHECKING:
@@ -73,13 +73,20 @@ class Bundle:
 
     def prepare(self, film: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
         """The network's input [channels, input_size, input_size] for a grey film; raises `NotScorable`."""
-        square = to_square(to_work(central_square(film) if self.central else film), self.input_size)
+        return self.framed(film)[1]
+
+    def framed(self, film: npt.NDArray[np.generic]) -> tuple[Frame, npt.NDArray[np.float32]]:
+        """The part of the film that the network sees, and `prepare`; raises `NotScorable`."""
+        frame, work = frame_and_work(central_square(film) if self.central else film)
+        if self.central:
+            frame = in_whole(film, frame)
+        square = to_square(work, self.input_size)
         image = standardise(square) if self.value_range is None else scale(square, *self.value_range)
         image = image if self.channels == 1 else np.repeat(image, self.channels, axis=0)
         if self.normalise is None:
-            return image
+            return frame, image
         mean, deviation = (np.array(each, np.float32)[:, np.newaxis, np.newaxis] for each in self.normalise)
-        return np.asarray((image - mean) / deviation, np.float32)
+        return frame, np.asarray((image - mean) / deviation, np.float32)
 
     def probabilities(self, logits: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
         """Calibrated probabilities [n, findings] of the network's logits [n, outputs].

@@ -19,7 +19,7 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Outputs", "Split", "pooled", "split_head"]
+__all__ = ["Head", "Outputs", "Split", "pooled", "split_head"]
 
 Floats = npt.NDArray[np.float32]
 
@@ -51,6 +51,13 @@ class Outputs(NamedTuple):
     features: Floats | None  # [n, c, h, w], the input of the global average pooling; None: the network has none
 
 
+class Head(NamedTuple):
+    """The linear layer behind the pooling: logits = weights @ mean of the features + bias."""
+
+    weights: Floats  # [outputs, c]
+    bias: Floats  # [outputs]
+
+
 @dataclass(frozen=True, slots=True)
 class Split:
     """A network as body and head; the parts share their weights with the network that they are of."""
@@ -62,6 +69,12 @@ class Split:
         """Logits [n, outputs] and features [n, c, h, w]; in evaluation mode the logits are the network's own."""
         features = self.body(images)
         return self.head(features.mean((2, 3))), features
+
+    def numbers(self) -> Head:
+        """The head's weights as float32 arrays."""
+        weights = self.head.weight.detach().float().cpu().numpy()
+        bias = np.zeros(len(weights)) if self.head.bias is None else self.head.bias.detach().float().cpu().numpy()
+        return Head(np.array(weights, np.float32), np.array(bias, np.float32))
 
 
 def split_head(network: torch.nn.Module, definition: Mapping[str, Any]) -> Split | None:

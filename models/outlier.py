@@ -60,7 +60,7 @@ class Outlier:
         return cls(mean.astype(np.float32), precision.astype(np.float32), distances.astype(np.float32))
 
     def score(self, pooled: Floats) -> npt.NDArray[np.float32]:
-        """Percentiles [n] of pooled features [n, c], above 100 beyond all known films; NaN where they are no numbers."""
+        """Percentiles [n] of pooled features [n, c], above 100 beyond all known films; NaN for what is no number."""
         distance, farthest = _distance(pooled, self.mean, self.precision), self.distances[-1]
         rank = np.interp(distance, self.distances, np.arange(101))
         return np.where(distance > farthest, 100 * distance / farthest, rank).astype(np.float32)

@@ -10,13 +10,28 @@ same small square (in the training data the source tells the label, so sharpness
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from storage.errors import NotScorable
 
-__all__ = ["WORK_SIZE", "central_square", "prepare", "scale", "standardise", "to_input", "to_square", "to_work"]
+__all__ = [
+    "WHOLE",
+    "WORK_SIZE",
+    "Frame",
+    "central_square",
+    "frame_and_work",
+    "in_whole",
+    "prepare",
+    "scale",
+    "standardise",
+    "to_input",
+    "to_square",
+    "to_work",
+]
 
 WORK_SIZE = 256  # px, the smallest size among the training sources
 _MIN_SIDE = 64  # px; a smaller image is an icon, not a film
@@ -25,6 +40,18 @@ _FLAT = 0.03  # of the greatest spread of a row or column: a line with less is e
 _PERCENTILES = (0.5, 99.5)
 
 Grey = npt.NDArray[np.uint8 | np.uint16 | np.float32]
+
+
+class Frame(NamedTuple):
+    """The part of a film that a network sees, in shares of the film's width and height, 0 to 1."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
+WHOLE = Frame(0.0, 0.0, 1.0, 1.0)
 
 
 def prepare(film: npt.NDArray[np.generic], size: int) -> npt.NDArray[np.float32]:
@@ -38,6 +65,11 @@ def prepare(film: npt.NDArray[np.generic], size: int) -> npt.NDArray[np.float32]
 
 def to_work(film: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
     """The film as a uint8 square [256, 256]: squeezed, trimmed and windowed; raises `NotScorable`."""
+    return frame_and_work(film)[1]
+
+
+def frame_and_work(film: npt.NDArray[np.generic]) -> tuple[Frame, npt.NDArray[np.uint8]]:
+    """`to_work` and the part of the film that is left by its trimming."""
     if film.ndim != 2 or min(film.shape) < _MIN_SIDE:
         raise NotScorable(f"an image of shape {'x'.join(map(str, film.shape))} is no film that a model can read")
     if film.dtype not in (np.uint8, np.uint16, np.float32):
@@ -45,7 +77,8 @@ def to_work(film: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
     small = _square(film, WORK_SIZE).astype(np.float32)  # area resize first: float work is for few pixels
     if not np.isfinite(small).all():
         raise NotScorable("the image holds values that are no numbers")
-    return _window(_square(_trim(small), WORK_SIZE).astype(np.float32, copy=False))
+    frame, inner = _trim(small)
+    return frame, _window(_square(inner, WORK_SIZE).astype(np.float32, copy=False))
 
 
 def central_square(film: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
@@ -55,6 +88,15 @@ def central_square(film: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
     side = min(film.shape)
     top, left = (film.shape[0] - side) // 2, (film.shape[1] - side) // 2
     return film[top : top + side, left : left + side]
+
+
+def in_whole(film: npt.NDArray[np.generic], frame: Frame) -> Frame:
+    """A frame in the central square of a film as a frame in the whole film."""
+    rows, columns = film.shape
+    side = min(rows, columns)
+    wide, high = side / columns, side / rows
+    left, top = ((columns - side) // 2) / columns, ((rows - side) // 2) / rows
+    return Frame(left + frame.left * wide, top + frame.top * high, left + frame.right * wide, top + frame.bottom * high)
 
 
 def to_input(work: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.float32]:
@@ -94,11 +136,13 @@ def _window(image: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
     return np.rint(scaled).astype(np.uint8)
 
 
-def _trim(image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def _trim(image: npt.NDArray[np.float32]) -> tuple[Frame, npt.NDArray[np.float32]]:
     calm = np.clip(image, *np.percentile(image, _PERCENTILES))  # a marker must not make a film look empty beside it
     top, bottom = _filled(calm.std(axis=1))
     left, right = _filled(calm.std(axis=0))
-    return np.ascontiguousarray(image[top:bottom, left:right])
+    rows, columns = image.shape
+    frame = Frame(left / columns, top / rows, right / columns, bottom / rows)
+    return frame, np.ascontiguousarray(image[top:bottom, left:right])
 
 
 def _filled(spread: npt.NDArray[np.floating]) -> tuple[int, int]:

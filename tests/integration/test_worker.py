@@ -299,6 +299,7 @@ class Faulty:
 
     def __init__(self, engine: Engine, faults: list[str]) -> None:
         self._engine = engine
+        self.head = engine.head
         self._faults = faults
 
     def predict(self, batch: Any) -> Any:

@@ -20,6 +20,7 @@ from inference import reading
 from inference.pixels import read_pixels
 from inference.reading import read_job
 from models.phantom import chest
+from models.preprocess import WHOLE
 from storage.errors import DigestMismatch, NotFound, NotScorable
 from storage.jobs import Job
 from storage.objects import ObjectStore
@@ -49,7 +50,7 @@ def job(store: ObjectStore, part10: bytes = FILM, **over: Any) -> Job:
 
 
 def as_float(film: Any) -> Any:
-    return film.astype(np.float32)
+    return WHOLE, film.astype(np.float32)
 
 
 @pytest.mark.parametrize("attempts", [1, 2])

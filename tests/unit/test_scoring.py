@@ -35,6 +35,7 @@ class Unused:
     """An engine that these tests never run: they begin with its logits."""
 
     name = "torch-cpu"
+    head = None
 
     def predict(self, batch: npt.NDArray[np.float32]) -> Outputs:
         raise NotImplementedError
