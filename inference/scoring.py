@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple, cast
@@ -11,7 +12,10 @@ import numpy.typing as npt
 
 from inference import triage
 from inference.engine import Engine
+from inference.explaining import Explained
 from models.bundle import Bundle
+from models.features import pooled
+from models.outlier import Outlier
 from storage.errors import InvalidBundle
 from storage.findings import Finding, Score
 from storage.jobs import Job
@@ -29,6 +33,7 @@ class Model(NamedTuple):
 
     bundle: Bundle
     engine: Engine
+    outlier: Outlier | None = None  # None: the bundle has no such score
 
 
 @dataclass(slots=True)
@@ -37,6 +42,7 @@ class Result:
 
     scored: list[Job] = field(default_factory=list)
     scores: list[Score] = field(default_factory=list)  # in the order of `scored`
+    explained: list[Explained] = field(default_factory=list)  # the flagged ones, where maps are wanted
     not_eligible: list[tuple[Job, str]] = field(default_factory=list)
     failed: list[tuple[Job, str]] = field(default_factory=list)  # to be tried again
 
@@ -46,11 +52,13 @@ def score(
     model: Model,
     job: Job,
     logits: npt.NDArray[np.float32],
+    features: npt.NDArray[np.float32] | None = None,
     *,
     decode_ms: float,
     inference_ms: float,
+    notes: tuple[str, ...] = (),
 ) -> Score:
-    """The score of one image from its logits [outputs]."""
+    """The score of one image from its logits [outputs] and features [c, h, w]."""
     bundle = model.bundle
     probabilities = map(float, bundle.probabilities(logits[np.newaxis])[0])
     flag_at = bundle.operating_points[policy.operating_point_of(job.site)][0]
@@ -84,7 +92,16 @@ def score(
         inference_ms=inference_ms,
         due_at=due,
         reason=triage.reason(due.astimezone(), band, abnormal.probability, shown),
+        outlier=None if features is None else _outlier(model, features),
+        notes=notes,
     )
+
+
+def _outlier(model: Model, features: npt.NDArray[np.float32]) -> float | None:
+    if model.outlier is None:
+        return None
+    percentile = float(model.outlier.score(pooled(features[np.newaxis]))[0])
+    return percentile if math.isfinite(percentile) else None
 
 
 def listed(findings: Iterable[Finding]) -> tuple[Finding, ...]:

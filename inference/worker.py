@@ -26,11 +26,13 @@ import structlog
 from inference import triage
 from inference.bulk import Bulk, is_bulk
 from inference.engine import Device, load_engine
+from inference.explaining import MapKeeper, explain
 from inference.pulse import Pulse
 from inference.reading import Read, read_job
 from inference.scoring import Model, Result, check_operating_points, score
 from inference.wakeup import Wakeup
 from models.bundle import Bundle, load_bundle
+from models.outlier import load_outlier
 from storage import findings, jobs, worklist
 from storage.database import Database
 from storage.errors import InvalidBundle, NotScorable, Unavailable
@@ -60,6 +62,7 @@ class WorkerConfig:
     bulk_share: int = 4  # of reprocessing, one of so many parts of a batch at once: a live image waits for no more
     threads: int = field(default_factory=lambda: max(2, min(8, os.cpu_count() or 2)))  # that read images
     cache_dir: Path | None = None  # of converted models; None: the user's cache folder
+    maps: bool = True  # whether the maps of flagged images are stored
 
 
 class _InHand(NamedTuple):
@@ -101,6 +104,7 @@ class Worker:
             Pulse(self._database, self.name, lease_s=config.lease_s) as self._pulse,
             Wakeup(self._database, jobs.CHANNEL) as wakeup,
             ThreadPoolExecutor(config.threads, thread_name_prefix="read") as pool,
+            MapKeeper(self._database, self._store) as self._maps,
         ):
             self._load()
             on_ready()
@@ -131,13 +135,14 @@ class Worker:
         try:
             bundle = load_bundle(self._bundle_path)
             check_operating_points(self._policy, bundle)
+            outlier = load_outlier(bundle)
             engine = load_engine(bundle, self._config.device, self._config.cache_dir)
         except Exception as error:  # a broken model must not end the worker: the list says why it is in arrival order
             reason = str(error) if isinstance(error, InvalidBundle) else f"{type(error).__name__}: {error}"
             log.error("no model can be used", reason=reason, expected=isinstance(error, InvalidBundle))
             self._without_model(reason)
             return
-        self._model = Model(bundle, engine)
+        self._model = Model(bundle, engine, outlier)
         self._pulse.tell(
             model=f"{bundle.name} {bundle.version}", weights_sha256=bundle.weights_sha256, engine=engine.name
         )
@@ -202,6 +207,7 @@ class Worker:
                 result = Result(failed=[(item.job, reason) for item in batch])
             record = self._bulk.record if is_bulk(batch[0].job) else self._record
             self._patiently("the database", lambda: record(result))
+            self._maps.keep(result.explained)
         except Unavailable:  # only when stopping: the leases run out, and another worker takes over
             log.warning("stopped before a batch was recorded", jobs=len(batch))
 
@@ -221,13 +227,17 @@ class Worker:
         begun = time.perf_counter()
         outputs = model.engine.predict(np.stack([image.network_input for _, image in read]))
         each_ms = (time.perf_counter() - begun) * 1000 / len(read)
-        for (job, image), row in zip(read, outputs.logits, strict=True):
+        each_features = [None] * len(read) if outputs.features is None else outputs.features
+        for (job, image), row, features in zip(read, outputs.logits, each_features, strict=True):
             if not np.isfinite(row).all():
                 result.not_eligible.append((job, "the model gives no number for this image"))
                 continue
             times = {"decode_ms": image.decode_ms, "inference_ms": each_ms}
-            result.scores.append(score(self._policy, model, job, row, **times))
+            found = score(self._policy, model, job, row, features, **times)
+            result.scores.append(found)
             result.scored.append(job)
+            if self._config.maps:
+                result.explained += explain(model.bundle, model.engine.head, found, features, image.frame)
         return result
 
     def _inputs(self, batch: Sequence[_InHand]) -> Iterator[tuple[jobs.Job, Read | Exception]]:

@@ -322,6 +322,7 @@ def run_worker(settings: Settings, on_ready: Callable[[], None]) -> None:
         lease_s=chosen.lease_s,
         max_attempts=chosen.max_attempts,
         cache_dir=settings.data.absolute() / "cache",
+        maps=settings.triage.maps,
     )
     worker = Worker(
         database(settings, "worker"), object_store(settings), bundle_folder(settings), triage_policy(settings), config

@@ -206,6 +206,9 @@ class Triage(Section):
     high_risk_probability: Annotated[float, Field(gt=0, le=1)] = Field(
         default=_TRIAGE.high_risk_probability, description="calibrated probability from which a flag is high risk"
     )
+    maps: bool = Field(
+        default=True, description="store where in a flagged image its findings were seen; off: triage only, no maps"
+    )
 
 
 class Exchange(Section):
