@@ -1,0 +1,1 @@
+"""Models from elsewhere become bundles: MONAI's, torchxrayvision's and CheXNet's DenseNets. Data only, never code."""
