@@ -10,10 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from models.ablation import Row, read_rows
 from models.bundle import METADATA, load_bundle
 from models.calibration import OPERATING_POINTS
-from models.data import ABNORMAL
+from models.data import ABNORMAL, TRAITS
 from models.evaluation import Figure, Report
+from models.lesions import LESIONS
+from models.recipe import FOLDS
 
 __all__ = ["write_card"]
 
@@ -38,6 +41,13 @@ _SOURCES = {
 _USE = """\
 Research use. **Not a medical device.** It sorts a queue of frontal chest radiographs of adults: a flagged study is read
 sooner. It rules nothing out."""
+
+_STEPS = """\
+Abnormal by the best label, on films that the network was not fitted on; 95 % intervals by bootstrap of patients, gains
+paired. Networks in one fold are compared on val and on that fold of train; means of several, and what was fitted on all
+films, on val alone. Reproduce with `sangloc train --recipe RECIPE --fold 0` for each step, then `sangloc compare`
+(docs/models.md has the lines). `sources` is `plain` with the sources made alike: appearance, sampling, believed labels;
+`mixup`, `traits` and `drawn` each add one step to `sources`; `all` has the three."""
 
 _LIMITS = """\
 - **Source is confounded with label.** All tuberculosis and COVID-19 films are abnormal and come from sources without
@@ -74,6 +84,7 @@ def write_card(bundle: Path, report: Report, command: str) -> Path:
         _USE,
         f"Weights: `models/model.pt`, SHA-256 `{model.weights_sha256}`.",
         "## How it was made\n\n" + _making(ours["training"]) + "\n\n" + _calibration(ours),
+        *_steps(read_rows(bundle)),
         "## Data\n\n" + _sources(ours["training"]["sources"]),
         "## Figures\n\n" + _figures(report, command),
         "## Limits\n\n" + _LIMITS,
@@ -96,10 +107,47 @@ def _making(training: dict[str, Any]) -> str:
         f" {training['films']:,} films ({training['abnormal']:,} abnormal) of split `train`: {stages}, an epoch being"
         f" {config['epoch_films']:,} films drawn with shares by source and label; AdamW, one cycle up to"
         f" {config['learning_rate']}, weight decay {config['weight_decay']}, bfloat16, running average of the weights"
-        f" ({config['ema']}), seed {config['seed']}; finished {training['finished']}. Labels are softened by how far"
-        " they are believed; a finding's loss counts only where somebody looked for it. Augmentation makes the sources"
-        " alike: position, size, aspect, exposure, blur, noise, JPEG, boxes."
+        f" ({config['ema']}), seed {config['seed']}; {training.get('wall_hours', 0):.2f} hours of wall time, finished"
+        f" {training['finished']}. A finding's loss counts only where somebody looked for it.\n\n" + _recipe(config)
     )
+
+
+def _recipe(config: dict[str, Any]) -> str:
+    """A line for each step of training that was switched on."""
+    fold, teachers = config.get("fold"), config.get("teachers", ())
+    steps = {
+        "Labels are softened by how far they are believed.": config.get("soften"),
+        "Augmentation makes the sources alike: position, size, aspect, exposure, blur, noise, JPEG, boxes.":
+            config.get("alike"),
+        f"Mixup: two films and their labels blended, Beta({config.get('mixup')}).": config.get("mixup"),
+        f"Helper outputs that the bundle does not keep, weight {config.get('traits')}: {', '.join(TRAITS)}.":
+            config.get("traits"),
+        f"A lesion drawn by code on {config.get('drawn', 0):.0%} of the normal films: {', '.join(LESIONS)}.":
+            config.get("drawn"),
+        f"Fold {fold} of {FOLDS} of the films was left out.": fold is not None,
+        f"Distilled (weight {config.get('distil')}) from {len(teachers)} networks, their logits averaged over each"
+        f" film and its mirror image: {', '.join(f'`{digest[:12]}`' for digest in teachers)}.": teachers,
+    }  # fmt: skip
+    return "\n".join(f"- {step}" for step, on in steps.items() if on)
+
+
+def _steps(rows: Sequence[Row]) -> list[str]:
+    """What each step of training brought, where the bundle keeps that."""
+    if not rows:
+        return []
+    head = ["recipe", "networks", "wall hours", "AUROC, val", "AUROC, val and the fold left out",
+            f"gain over `{rows[0].step}`"]  # fmt: skip
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    lines += [
+        f"| {row.step} | {row.nets} | {row.hours:.2f} | {_range(row.val)} | {_range(row.held) if row.held else ''} |"
+        f" {_range(row.gain)} |"
+        for row in rows
+    ]
+    return ["## What each step brought\n\n" + _STEPS + "\n\n" + "\n".join(lines)]
+
+
+def _range(value: tuple[float, float, float]) -> str:
+    return f"{value[0]:.3f} ({value[1]:.3f} to {value[2]:.3f})"
 
 
 def _calibration(ours: dict[str, Any]) -> str:
@@ -133,8 +181,14 @@ def _figures(report: Report, command: str) -> str:
     for split in report.splits:
         figures = [figure for figure in report.figures if figure.split == split]
         first = [figure for figure in figures if figure.finding == ABNORMAL]
-        parts += [_table(f"### Split {split}: {ABNORMAL}", first)]
-        others = [figure for figure in figures if figure not in first]
+        whole = [figure for figure in first if not figure.group and not figure.point]
+        parts += [_table(f"### Split {split}: {ABNORMAL}", whole)]
+        for title, some in (
+            ("operating points", [figure for figure in first if figure.point]),
+            ("groups of patients", [figure for figure in first if figure.group]),
+        ):
+            parts += [_table(f"### Split {split}: {title}", some)] if some else []
+        others = [figure for figure in figures if figure.finding != ABNORMAL]
         parts += [_table(f"### Split {split}: findings", others)]
         chance = sorted({f.finding for f in others if f.measure == "AUROC" and f.low <= 0.5})
         if chance:
@@ -143,16 +197,18 @@ def _figures(report: Report, command: str) -> str:
 
 
 def _table(title: str, figures: Sequence[Figure]) -> str:
-    """One row for each (source, labels, finding), one column for each measure."""
+    """One row for each (source, labels, what it is about), one column for each measure."""
     measures = list(dict.fromkeys(figure.measure for figure in figures))
     rows: dict[tuple[str, str, str, str], dict[str, Figure]] = {}
     for f in figures:
-        rows.setdefault((f.source, f.labels, f.finding, f"{f.films} / {f.positives}"), {})[f.measure] = f
-    head = ["source", "labels", "finding", "films / positive", *measures]
+        what = f.point or f.group or f.finding
+        rows.setdefault((f.source, f.labels, what, f"{f.films} / {f.positives}"), {})[f.measure] = f
+    kind = "point" if any(f.point for f in figures) else "group" if any(f.group for f in figures) else "finding"
+    head = ["source", "labels", kind, "films / positive", *measures]
     lines = [title, "", f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     lines += [f"| {' | '.join([*key, *(_cell(row.get(name)) for name in measures)])} |" for key, row in rows.items()]
     return "\n".join(lines) if figures else f"{title}\n\nToo few films."
 
 
 def _cell(figure: Figure | None) -> str:
-    return "" if figure is None else f"{figure.value:.3f} ({figure.low:.3f} to {figure.high:.3f})"
+    return "" if figure is None else _range((figure.value, figure.low, figure.high))

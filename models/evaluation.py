@@ -21,6 +21,7 @@ import numpy.typing as npt
 from models.bundle import Bundle, load_bundle
 from models.data import Film, hard_targets, read_manifest
 from models.metrics import auroc, expected_calibration_error, sensitivity, specificity
+from models.sampling import mixed_source_films
 from models.scoring import logits_of_films
 from storage.errors import InvalidInput
 
@@ -32,6 +33,15 @@ Measure = Callable[[npt.NDArray[np.intp]], float]  # value over the films at the
 Measures = dict[str, Measure]
 _SEED = 7
 _FEW = 5  # films of a class, below which no figure is given
+_GROUPS: dict[str, Callable[[Film], bool]] = {
+    "female": lambda film: film.sex == "F",
+    "male": lambda film: film.sex == "M",
+    "under 40": lambda film: film.age is not None and film.age < 40,
+    "40 to 60": lambda film: film.age is not None and 40 <= film.age <= 60,
+    "over 60": lambda film: film.age is not None and film.age > 60,
+    "view PA": lambda film: film.view == "PA",
+    "view AP": lambda film: film.view == "AP",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +58,8 @@ class Figure:
     high: float
     films: int
     positives: int
+    group: str = ""  # of patients: '' all, 'female', 'over 60', 'view AP' ...
+    point: str = ""  # operating point of a sensitivity or specificity; '' the bundle's own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +70,7 @@ class Report:
         "split",
         "source",
         "labels",
+        "group",
         "finding",
         "measure",
         "value",
@@ -79,8 +92,8 @@ class Report:
     def rows(self) -> list[tuple[str, ...]]:
         """The figures as text, under `COLUMNS`."""
         return [
-            (f.split, f.source, f.labels, f.finding, f.measure, f"{f.value:.3f}", f"{f.low:.3f} to {f.high:.3f}",
-             str(f.films), str(f.positives))
+            (f.split, f.source, f.labels, f.group, f.finding, f"{f.measure} {f.point}".strip(),
+             f"{f.value:.3f}", f"{f.low:.3f} to {f.high:.3f}", str(f.films), str(f.positives))
             for f in self.figures
         ]  # fmt: skip
 
@@ -118,7 +131,7 @@ def evaluate(
     for split in splits:
         here = [place for place, film in enumerate(films) if film.split == split]
         judge = _Judge(model, [films[place] for place in here], probabilities[here], split, resamples)
-        figures += judge.abnormal() + judge.findings() + judge.against(others)
+        figures += judge.abnormal() + judge.findings() + judge.against(others) + judge.groups() + judge.points()
     return Report(
         bundle=model.name, version=model.version, weights_sha256=model.weights_sha256, manifest=manifest.name,
         splits=tuple(splits), operating_point=model.operating_point, threshold=model.thresholds[0], resamples=resamples,
@@ -175,23 +188,43 @@ class _Judge:
                 figures += self._abnormal_of(source, np.where(here, expert, math.nan), "radiologist")
         return figures
 
-    def _abnormal_of(self, source: str, labels: Values, kind: str) -> list[Figure]:
+    def groups(self) -> list[Figure]:
+        """Abnormal by sex, age and view in the sources that have both classes, by the best label."""
+        labels = np.array([film.abnormal for film in self.films], np.float64)
+        figures = list[Figure]()
+        for source in sorted({film.source for film in mixed_source_films(self.films)}):
+            for name, belongs in _GROUPS.items():
+                here = [film.source == source and belongs(film) for film in self.films]
+                if sum(here) >= _FEW:
+                    figures += self._abnormal_of(source, np.where(here, labels, math.nan), "best", name)
+        return figures
+
+    def points(self) -> list[Figure]:
+        """Sensitivity and specificity of Abnormal by source at every operating point, by the best label."""
+        figures = list[Figure]()
+        for source in self.sources:
+            here = np.flatnonzero([film.source == source for film in self.films])
+            p, y = self.probabilities[here, 0], np.array([self.films[place].abnormal for place in here])
+            for point, thresholds in self.model.operating_points.items():
+                measures = _at_threshold(p, y, thresholds[0])
+                figures += self._figures(
+                    here, measures, source=source, kind="best", finding=self.model.findings[0], positives=int(y.sum()),
+                    point=point,
+                )  # fmt: skip
+        return figures
+
+    def _abnormal_of(self, source: str, labels: Values, kind: str, group: str = "") -> list[Figure]:
         known = np.flatnonzero(np.isfinite(labels))
         p, y = self.probabilities[known, 0], labels[known].astype(np.int64)
-        threshold = self.model.thresholds[0]
-        measures: Measures = {}
         both = min(int((y == 1).sum()), int((y == 0).sum())) >= _FEW
-        if both:
-            measures["AUROC"] = lambda at: auroc(p[at], y[at])
-        if (y == 1).sum() >= _FEW:
-            measures["sensitivity"] = lambda at: sensitivity(p[at], y[at], threshold)
-        if (y == 0).sum() >= _FEW:
-            measures["specificity"] = lambda at: specificity(p[at], y[at], threshold)
+        measures: Measures = {"AUROC": _auroc_at(p, y)} if both else {}
+        measures |= _at_threshold(p, y, self.model.thresholds[0])
         if both:
             measures["calibration error"] = lambda at: expected_calibration_error(p[at], y[at])
         return self._figures(
-            known, measures, source=source, kind=kind, finding=self.model.findings[0], positives=int(y.sum())
-        )
+            known, measures, source=source, kind=kind, finding=self.model.findings[0], positives=int(y.sum()),
+            group=group,
+        )  # fmt: skip
 
     def findings(self) -> list[Figure]:
         """AUROC of each finding over the films on which somebody looked for it, in sources that have both classes."""
@@ -231,18 +264,29 @@ class _Judge:
         return figures
 
     def _figures(
-        self, known: npt.NDArray[np.intp], measures: Measures, *, source: str, kind: str, finding: str, positives: int
-    ) -> list[Figure]:
+        self, known: npt.NDArray[np.intp], measures: Measures, *, source: str, kind: str, finding: str, positives: int,
+        group: str = "", point: str = "",
+    ) -> list[Figure]:  # fmt: skip
         groups = [self.films[place].group for place in known]
         return [
             Figure(split=self.split, source=source, labels=kind, finding=finding, measure=name, value=value, low=low,
-                   high=high, films=len(known), positives=positives)
+                   high=high, films=len(known), positives=positives, group=group, point=point)
             for name, (value, low, high) in bootstrap(groups, measures, self.resamples).items()
         ]  # fmt: skip
 
 
 def _auroc_at(probabilities: Values, labels: Labels) -> Measure:
     return lambda places: auroc(probabilities[places], labels[places])
+
+
+def _at_threshold(probabilities: Values, labels: Labels, threshold: float) -> Measures:
+    """Sensitivity and specificity, each where there are films enough."""
+    measures: Measures = {}
+    if (labels == 1).sum() >= _FEW:
+        measures["sensitivity"] = lambda at: sensitivity(probabilities[at], labels[at], threshold)
+    if (labels == 0).sum() >= _FEW:
+        measures["specificity"] = lambda at: specificity(probabilities[at], labels[at], threshold)
+    return measures
 
 
 def _difference(one: Measure, other: Measure) -> Measure:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from pacs import clients, clients_query, correcting, forwardcli
+from pacs import clients, clients_query, correcting, forwardcli, reprocesscli
 from pacs.commandline import Config, Data, Json
 from pacs.commandline import load as _load
 from storage.errors import SanglocError, SettingsError
@@ -30,6 +30,7 @@ app = typer.Typer(
 app.add_typer(forwardcli.app, name="forwarding")
 app.add_typer(correcting.app, name="studies")
 app.add_typer(clients.peers, name="peers")
+app.add_typer(reprocesscli.app, name="reprocess")
 app.command()(clients.send)
 app.command()(clients.echo)
 app.command()(clients_query.query)
@@ -308,14 +309,34 @@ def evaluate(
     reference: Annotated[
         Path | None, typer.Option("--reference", help="CSV of another model's predictions on the same films.")
     ] = None,
+    card: Annotated[bool, typer.Option("--card", help="Write the bundle's card anew, with these figures.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Print AUROC, sensitivity, specificity and calibration error with 95 % intervals, by source."""
+    """Print AUROC, sensitivity, specificity and calibration error with 95 % intervals, by source and group."""
     from pacs import modelling
 
     modelling.evaluate(
-        bundle, manifest, splits=splits or ["test"], resamples=resamples, reference=reference, as_json=as_json
+        bundle,
+        manifest,
+        splits=splits or ["test"],
+        resamples=resamples,
+        reference=reference,
+        as_json=as_json,
+        card=" ".join(["sangloc", *sys.argv[1:]]).removesuffix(" --card") if card else None,
     )
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of sangloc train; the first is the base.")],
+    *,
+    manifest: Annotated[Path, typer.Option("--manifest", help="manifest.csv that they were trained on.")],
+    keep: Annotated[Path | None, typer.Option("--keep", help="Bundle whose card shows the table.")] = None,
+) -> None:
+    """Print what each step of training brought, on films that no run was fitted on: val and a fold left out."""
+    from pacs import modelling
+
+    modelling.compare(runs, manifest, keep=keep)
 
 
 @app.command()

@@ -13,7 +13,7 @@ from rich.table import Table
 from pacs.terminal import progress_bars
 from storage.errors import InvalidInput
 
-__all__ = ["evaluate", "train"]
+__all__ = ["compare", "evaluate", "train"]
 
 
 def train(
@@ -51,10 +51,35 @@ def train(
     typer.echo(f"{bundle}: run it with --bundle {bundle}, judge it with: sangloc evaluate {bundle} {manifest}")
 
 
+def compare(runs: Sequence[Path], manifest: Path, *, keep: Path | None) -> None:
+    """Print what each of some runs of `train` brought over the first of them; with `keep`, for that bundle's card too.
+
+    Raises:
+        InvalidInput: a folder is no finished run, or the manifest cannot be used.
+    """
+    from models import ablation  # noqa: PLC0415
+
+    rows = ablation.compare([ablation.read_run(run) for run in runs], manifest)
+    if keep is not None:
+        ablation.write_rows(rows, keep)
+    table = Table("step", "networks", "hours", "AUROC on val", "and on the fold left out", "gain over the first")
+    for row in rows:
+        held = "" if row.held is None else _interval(row.held)
+        table.add_row(row.step, str(row.nets), f"{row.hours:.2f}", _interval(row.val), held, _interval(row.gain))
+    Console(width=None if Console().is_terminal else 160).print(table)
+
+
+def _interval(value: tuple[float, float, float]) -> str:
+    return f"{value[0]:.3f} ({value[1]:.3f} to {value[2]:.3f})"
+
+
 def evaluate(
-    bundle: Path, manifest: Path, *, splits: Sequence[str], resamples: int, reference: Path | None, as_json: bool
-) -> None:
+    bundle: Path, manifest: Path, *, splits: Sequence[str], resamples: int, reference: Path | None, as_json: bool,
+    card: str | None,
+) -> None:  # fmt: skip
     """Print how good the bundle is on the films of the manifest, with 95 % bootstrap intervals, by source.
+
+    With `card`, the command that was given, the bundle's card is written anew.
 
     Raises:
         InvalidBundle: the bundle cannot be used.
@@ -72,6 +97,10 @@ def evaluate(
             reference=reference,
             progress=lambda done, total: bars.update(task, completed=done, total=total),
         )
+    if card is not None:
+        from models.card import write_card  # noqa: PLC0415
+
+        write_card(bundle, report, card)
     if as_json:
         typer.echo(report.to_json())
         return

@@ -50,6 +50,7 @@ def manifest(tmp_path: Path) -> Path:
 
 
 def _figure(report: Report, **wanted: str) -> object:
+    wanted = {"group": "", "point": ""} | wanted
     found = [f for f in report.figures if all(getattr(f, name) == value for name, value in wanted.items())]
     assert len(found) == 1, found
     return found[0]
@@ -68,7 +69,8 @@ def test_figures_are_those_of_the_films(bundle: Path, manifest: Path) -> None:
 
 def test_a_source_with_one_class_has_a_sensitivity_and_nothing_else(bundle: Path, manifest: Path) -> None:
     figures = [f for f in evaluate(bundle, manifest, resamples=20).figures if f.source == "tb"]
-    assert [figure.measure for figure in figures] == ["sensitivity"]
+    assert {figure.measure for figure in figures} == {"sensitivity"}
+    assert {figure.point for figure in figures} == {"", "sensitive", "balanced", "specific"}
 
 
 def test_labels_of_the_data_set_and_of_radiologists_are_told_apart(bundle: Path, manifest: Path) -> None:
