@@ -7,11 +7,13 @@ weights and version is passed over: such scores are unique, so nothing is ever s
 from __future__ import annotations
 
 # ruff: noqa: S608 - the statements are put together from constants only
+import contextlib
 import datetime as dt
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
+import psycopg
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
@@ -20,8 +22,8 @@ from storage.database import Connection
 from storage.errors import Conflict, InvalidInput, NotFound
 
 __all__ = [
-    "CHOSEN", "Ended", "ModelRef", "Reprocessing", "Selection", "State", "all_of_them", "by_number", "cancel",
-    "chosen_values", "ended_items", "pause", "resume", "start",
+    "CHOSEN", "Chosen", "Ended", "ModelRef", "Reprocessing", "Selection", "State", "all_of_them", "by_number", "cancel",
+    "choose", "chosen_values", "ended_items", "pause", "resume", "start",
 ]  # fmt: skip
 
 State = Literal["running", "paused", "done", "cancelled"]
@@ -58,6 +60,17 @@ class Selection:
         asked = {name: value for name, value in asdict(self).items() if value}
         asked |= {name: str(asked[name]) for name in ("date_from", "date_to") if name in asked}
         return asked | ({"uids": len(self.uids)} if self.uids else {})
+
+
+class Chosen(NamedTuple):
+    """What a reprocessing is to look at."""
+
+    model: ModelRef
+    selection: Selection
+    shadow: bool  # no site has the model active
+    total: int  # images
+    last_pk: int  # the walk over the archive ends there; 0 where UIDs are given
+    instance_pks: tuple[int, ...]  # of the UIDs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,51 +160,66 @@ def chosen_values(selection: dict[str, Any], model: ModelRef, *, shadow: bool) -
     }  # fmt: skip
 
 
-def start(
+def choose(
     connection: Connection,
     model: ModelRef,
     selection: Selection,
-    actor: str,
     *,
     shadow: bool = False,
-    images_per_s: float | None = None,
-    when_idle: bool = True,
     counting: Callable[[int, int], None] = lambda _seen, _of: None,
+) -> Chosen:
+    """Which images a reprocessing is to look at, and how many those are; short statements, each on its own.
+
+    Args:
+        connection: in autocommit, so that nothing is held up meanwhile.
+        model: what is to score.
+        selection: which images.
+        shadow: no site has the model active.
+        counting: told how many of the archive's keys were looked at, and of how many.
+
+    Raises:
+        InvalidInput: UIDs that are not here.
+    """
+    values = chosen_values(selection.as_json(), model, shadow=shadow)
+    if selection.uids:
+        found = _looked_up(connection, selection.uids, values)
+        return Chosen(model, selection, shadow, len(found), 0, tuple(found))
+    row = connection.execute("SELECT coalesce(max(instance_pk), 0) FROM instances").fetchone()
+    last = int(row[0]) if row else 0
+    return Chosen(model, selection, shadow, _count(connection, last, values, counting), last, ())
+
+
+def start(
+    connection: Connection, chosen: Chosen, actor: str, *, images_per_s: float | None = None, when_idle: bool = True
 ) -> Reprocessing:
     """Begin, in the caller's transaction; the workers go on with it after its commit.
 
     Args:
         connection: of the transaction.
-        model: what scores.
-        selection: which images.
+        chosen: from `choose`.
         actor: who asks.
-        shadow: no site has the model active.
         images_per_s: at most so many.
         when_idle: only while no live image waits or is read; else live images only go first.
-        counting: told how many of the archive's keys were looked at while the images are counted.
 
     Raises:
-        InvalidInput: UIDs that are not here, or a rate that is not above 0.
+        InvalidInput: the rate is not above 0.
         Conflict: the same model is at work on the archive already.
     """
     if images_per_s is not None and not images_per_s > 0:
         raise InvalidInput("The rate must be above 0 images a second.")
-    connection.execute("SELECT heed_changes()")
-    _refuse_second(connection, model)
-    asked = selection.as_json()
-    values = chosen_values(asked, model, shadow=shadow)
-    found = _looked_up(connection, selection.uids, values) if selection.uids else []
-    last = 0 if selection.uids else _last_key(connection)
-    total = len(found) if selection.uids else _count(connection, last, values, counting)
-    row = connection.execute(
-        "INSERT INTO reprocessings (model_name, model_version, weights_sha256, shadow, selection, images_per_s,"
-        " when_idle, total, walked_pk, last_pk, started_by) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, 0, %s, %s)"
-        " RETURNING reprocessing_pk",
-        (*model, shadow, Jsonb(asked), images_per_s, when_idle, total, last, actor),
-    ).fetchone()
+    model, asked = chosen.model, chosen.selection.as_json()
+    with _once(model.name, model.version):
+        row = connection.execute(
+            "INSERT INTO reprocessings (model_name, model_version, weights_sha256, shadow, selection, images_per_s,"
+            " when_idle, total, walked_pk, last_pk, started_by) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, 0, %s, %s)"
+            " RETURNING reprocessing_pk",
+            (*model, chosen.shadow, Jsonb(asked), images_per_s, when_idle, chosen.total, chosen.last_pk, actor),
+        ).fetchone()
     assert row is not None
     connection.execute(
-        "INSERT INTO reprocessing_items (reprocessing_fk, instance_fk) SELECT %s, unnest(%s::bigint[])", (row[0], found)
+        "INSERT INTO reprocessing_items (reprocessing_fk, instance_fk)"
+        " SELECT %s, instance_pk FROM instances WHERE instance_pk = ANY(%s) ORDER BY instance_pk",
+        (row[0], list(chosen.instance_pks)),
     )
     _audit(connection, actor, "started", row[0], {"model": f"{model.name} {model.version}", "selection": asked})
     return by_number(connection, row[0])
@@ -262,23 +290,12 @@ def ended_items(connection: Connection, number: int, *, after: int = 0, limit: i
         ).fetchall()
 
 
-def _refuse_second(connection: Connection, model: ModelRef) -> None:
-    """Two walks of the same weights would wait for each other's scores, and count them twice."""
-    connection.execute("LOCK TABLE reprocessings IN SHARE ROW EXCLUSIVE MODE")
-    found = connection.execute(
-        "SELECT reprocessing_pk, state FROM reprocessings WHERE state IN ('running', 'paused') AND weights_sha256 = %s"
-        " AND model_version = %s",
-        (model.weights_sha256, model.version),
-    ).fetchone()
-    if found is not None:
-        raise Conflict(
-            f"Reprocessing {found[0]} with {model.name} {model.version} is {found[1]}: resume it, or cancel it first."
-        )
-
-
-def _last_key(connection: Connection) -> int:
-    row = connection.execute("SELECT coalesce(max(instance_pk), 0) FROM instances").fetchone()
-    return int(row[0]) if row else 0
+@contextlib.contextmanager
+def _once(name: str, version: str) -> Iterator[None]:
+    try:
+        yield
+    except psycopg.errors.UniqueViolation as error:
+        raise Conflict(f"{name} {version} is being run over the archive already: resume that, or cancel it.") from error
 
 
 def _count(connection: Connection, last: int, values: dict[str, Any], counting: Callable[[int, int], None]) -> int:
@@ -310,11 +327,12 @@ def _looked_up(connection: Connection, uids: Sequence[str], values: dict[str, An
 def _change(
     connection: Connection, number: int, actor: str, state: State, *, of: Sequence[State], problem: str = ""
 ) -> None:
-    found = connection.execute(
-        "UPDATE reprocessings SET state = %s, problem = %s, changed_at = clock_timestamp()"
-        " WHERE reprocessing_pk = %s AND state = ANY(%s) RETURNING 1",
-        (state, problem, number, list(of)),
-    ).fetchone()
+    with _once("this model", "in this version"):
+        found = connection.execute(
+            "UPDATE reprocessings SET state = %s, problem = %s, changed_at = clock_timestamp()"
+            " WHERE reprocessing_pk = %s AND state = ANY(%s) RETURNING 1",
+            (state, problem, number, list(of)),
+        ).fetchone()
     if found is None:
         now = by_number(connection, number).state
         raise Conflict(f"Reprocessing {number} is {now}, so it cannot become {state}.")

@@ -27,6 +27,8 @@ CREATE TABLE reprocessings (
     ended_at         timestamptz
 );
 CREATE INDEX reprocessings_running ON reprocessings (reprocessing_pk) WHERE state = 'running';
+CREATE UNIQUE INDEX reprocessings_once ON reprocessings (weights_sha256, model_version)
+    WHERE state IN ('running', 'paused');            -- two walks of one model would count each other's scores
 
 CREATE TABLE reprocessing_items (
     item_pk          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
