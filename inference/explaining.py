@@ -89,6 +89,10 @@ class MapKeeper:
             self._room.acquire()
             self._pool.submit(self._keep, one).add_done_callback(lambda _: self._room.release())
 
+    def drain(self) -> None:
+        """Wait until all that was given is stored or given up."""
+        self._pool.submit(lambda: None).result()
+
     def _keep(self, one: Explained) -> None:
         try:
             content, key = pack(one.maps()), new_key(one.score.study_uid)

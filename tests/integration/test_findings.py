@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from storage import audit, findings, jobs, studies, worklist
+from storage import audit, findings, jobs, purge, studies, worklist
 from storage.database import Database
+from storage.errors import NotFound
 from storage.findings import Finding, Score
 from storage.studies import Indexer, Received
 
@@ -203,3 +204,99 @@ def test_workers_that_score_the_same_studies_at_once_agree_on_the_maximum(
     for study in found:
         item = listed(database, study[0].study_uid)
         assert (item.probability, item.due_at) == (0.8, study[0].latest_due_at - HOUR)
+
+
+def test_outlier_and_notes_are_kept_with_the_score(database: Database, claimed: Callable[..., list[jobs.Job]]) -> None:
+    first, second = claimed(2)
+    record(database, score(first, 0.9, outlier=61.5, notes=("turned by 90°", "inverted")), score(second, 0.2))
+    with database.autocommit() as connection:
+        found = {one.sop_uid: one for one in findings.of_study(connection, first.study_uid)}
+    assert (found[first.sop_uid].outlier, found[first.sop_uid].notes) == (61.5, ["turned by 90°", "inverted"])
+    assert (found[second.sop_uid].outlier, found[second.sop_uid].notes) == (None, [])
+
+
+def test_a_score_in_shadow_is_stored_and_changes_nothing_that_is_shown(
+    database: Database, claimed: Callable[..., list[jobs.Job]]
+) -> None:
+    (job,) = claimed()
+    before = listed(database, job.study_uid)
+    record(database, score(job, 0.99, shadow=True))
+    assert listed(database, job.study_uid) == before
+    with database.autocommit() as connection:
+        assert findings.of_study(connection, job.study_uid) == []
+        (stored,) = findings.of_study(connection, job.study_uid, shadow=True)
+        assert studies.instance(connection, job.sop_uid).triage == "waiting"
+        assert [entry.action for entry in audit.page(connection, study_uid=job.study_uid)] != ["study.scored"]
+    assert (stored.shadow, stored.probability) == (True, pytest.approx(0.99))
+
+
+def test_beside_a_score_in_shadow_the_active_one_is_shown(
+    database: Database, claimed: Callable[..., list[jobs.Job]]
+) -> None:
+    (job,) = claimed()
+    other = {"model_version": "2", "weights_sha256": "cd" * 32}
+    record(database, score(job, 0.3), score(job, 0.99, shadow=True, **other))
+    item = listed(database, job.study_uid)
+    assert (item.flagged, item.probability, item.model) == (False, pytest.approx(0.3), "cxr 1")
+    with database.transaction() as connection:  # and still is when a change settles the study
+        connection.execute("SELECT settle_studies(%s)", ([job.study_pk],))
+    assert listed(database, job.study_uid).model == "cxr 1"
+
+
+def test_a_model_that_leaves_the_shadow_shows_its_score_at_the_new_threshold(
+    database: Database, claimed: Callable[..., list[jobs.Job]]
+) -> None:
+    (job,) = claimed()
+    record(database, score(job, 0.7, shadow=True, threshold=0.9, flagged=False))
+    record(database, score(job, 0.7))
+    item = listed(database, job.study_uid)
+    assert (item.flagged, item.probability) == (True, pytest.approx(0.7))
+    with database.autocommit() as connection:
+        (stored,) = findings.of_study(connection, job.study_uid)
+    assert (stored.shadow, stored.threshold, stored.flagged) == (False, 0.5, True)
+    record(database, score(job, 0.7, shadow=True))  # and never goes back by itself
+    with database.autocommit() as connection:
+        assert len(findings.of_study(connection, job.study_uid)) == 1
+
+
+def test_the_same_weights_calibrated_again_are_another_score(
+    database: Database, claimed: Callable[..., list[jobs.Job]]
+) -> None:
+    (job,) = claimed()
+    record(database, score(job, 0.6), score(job, 0.8, model_version="1.1"))
+    with database.autocommit() as connection:
+        found = findings.of_study(connection, job.study_uid)
+    assert sorted((one.model_version, round(one.probability, 3)) for one in found) == [("1", 0.6), ("1.1", 0.8)]
+    assert listed(database, job.study_uid).model == "cxr 1.1"
+
+
+def test_a_map_is_named_once_and_purged_with_its_score(
+    database: Database, claimed: Callable[..., list[jobs.Job]]
+) -> None:
+    (job,) = claimed()
+    made = score(job, 0.9)
+    with database.autocommit() as connection:
+        assert not findings.name_map(connection, made, "none/yet")
+    record(database, made)
+    with database.autocommit() as connection:
+        with pytest.raises(NotFound, match="No maps"):
+            findings.map_of(connection, job.sop_uid)
+        assert findings.name_map(connection, made, "first")
+        assert not findings.name_map(connection, made, "second")
+        assert findings.map_of(connection, job.sop_uid) == "first"
+        connection.execute("DELETE FROM instances WHERE instance_pk = %s", (job.instance_pk,))
+        assert purge.doomed_objects(connection) == ["first"]
+
+
+def test_the_map_of_a_hidden_instance_or_a_shadow_is_not_shown(
+    database: Database, claimed: Callable[..., list[jobs.Job]]
+) -> None:
+    hidden, shaded = claimed(2)
+    record(database, score(hidden, 0.9), score(shaded, 0.9, shadow=True))
+    with database.autocommit() as connection:
+        for number, job in enumerate((hidden, shaded)):
+            assert findings.name_map(connection, score(job, 0.9), str(number))
+        connection.execute("UPDATE instances SET hidden = true WHERE instance_pk = %s", (hidden.instance_pk,))
+        for job in (hidden, shaded):
+            with pytest.raises(NotFound):
+                findings.map_of(connection, job.sop_uid)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import hashlib
+import shutil
 import subprocess
 import sys
 import threading
@@ -29,6 +30,8 @@ from inference.engine import Engine, load_engine
 from inference.triage import TriagePolicy
 from inference.worker import Worker, WorkerConfig
 from models.bundle import load_bundle
+from models.maps import unpack
+from models.outlier import Outlier, features_of
 from models.phantom import chest
 from storage import findings, jobs, worklist
 from storage.database import Database
@@ -328,6 +331,51 @@ def test_workers_share_the_queue_and_each_image_is_scored_once(queue: Queue, fla
     with one, queue.working(flags_all, batch_size=2, name="two"):
         until(lambda: queue.counts() == (0, 0, 0))
     assert [len(queue.scores(study)) for study in studies] == [1] * 30
+
+
+def test_a_flagged_image_gets_maps_that_add_up_to_its_logits(queue: Queue, flags_all: Path) -> None:
+    bundle, received = load_bundle(flags_all), queue.put()
+    with queue.working(flags_all):
+        assert queue.settled(received.header.study_uid).flagged
+    with queue.database.autocommit() as connection:
+        key = findings.map_of(connection, received.header.sop_uid)
+    maps = unpack(queue.store.read(key))
+    (stored,) = queue.scores(received.header.study_uid)
+    assert maps.names[0] == "Abnormal"
+    columns = [bundle.outputs.index(name) for name in maps.names]
+    logits = np.zeros((1, len(bundle.outputs)), np.float32)
+    logits[0, columns] = maps.maps.sum((1, 2))
+    assert bundle.probabilities(logits)[0, 0] == pytest.approx(stored.probability, abs=0.01)
+    read = reading.read_pixels(FILM, OFFSET, "1.2.840.10008.1.2.1")
+    assert maps.frame == pytest.approx(bundle.framed(read)[0])
+
+
+def test_no_maps_are_stored_in_triage_only_or_of_what_is_not_flagged(
+    queue: Queue, flags_all: Path, flags_none: Path
+) -> None:
+    for bundle, maps in ((flags_all, False), (flags_none, True)):
+        study = queue.study()
+        with queue.working(bundle, maps=maps):
+            assert queue.settled(study).status == "scored"
+        assert [one.map_key for one in queue.scores(study)] == [""]
+
+
+def test_the_outlier_score_of_the_bundle_is_stored_with_each_score(
+    queue: Queue, flags_all: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "bundle"
+    shutil.copytree(flags_all, folder)
+    bundle = load_bundle(folder)
+    known = features_of(bundle, [chest(seed, rows=96, columns=80) for seed in range(40)])
+    Outlier.fit(known, known).save(folder, bundle.weights_sha256)
+    with queue.working(folder):
+        study = queue.study()
+        queue.settled(study)
+    (stored,) = queue.scores(study)
+    film = reading.read_pixels(FILM, OFFSET, "1.2.840.10008.1.2.1")
+    assert stored.outlier == pytest.approx(
+        float(Outlier.fit(known, known).score(features_of(bundle, [film]))[0]), rel=0.2
+    )
 
 
 def test_stop_finishes_what_is_in_hand_and_leaves_the_rest_waiting(queue: Queue, flags_all: Path) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from models.phantom import chest
-from models.preprocess import WORK_SIZE, prepare, scale, to_input, to_work
+from models.preprocess import WHOLE, WORK_SIZE, frame_and_work, in_whole, prepare, scale, to_input, to_work
 from storage.errors import NotScorable
 
 
@@ -53,6 +53,23 @@ def test_an_empty_border_is_trimmed(level: int) -> None:
     assert np.corrcoef(plain.ravel(), trimmed.ravel())[0, 1] > 0.97
     untrimmed = to_input(cv2.resize((framed / 257).astype(np.uint8), (WORK_SIZE, WORK_SIZE)), 128)
     assert np.corrcoef(plain.ravel(), untrimmed.ravel())[0, 1] < 0.8
+
+
+def test_the_frame_says_what_the_trimming_left() -> None:
+    film = _film(512, 512)
+    framed = cv2.copyMakeBorder(film, 60, 40, 50, 30, cv2.BORDER_CONSTANT, value=0)
+    rows, columns = framed.shape
+    frame, work = frame_and_work(framed)
+    assert np.array_equal(work, to_work(framed))
+    assert frame == pytest.approx((50 / columns, 60 / rows, 1 - 30 / columns, 1 - 40 / rows), abs=2.5 / WORK_SIZE)
+
+
+@pytest.mark.parametrize("shape", [(400, 300), (300, 400), (300, 300)])
+def test_a_frame_of_the_central_square_lies_in_the_middle_of_the_film(shape: tuple[int, int]) -> None:
+    side, (rows, columns) = 300, shape
+    whole = in_whole(np.zeros(shape), WHOLE)
+    assert ((whole.right - whole.left) * columns, (whole.bottom - whole.top) * rows) == pytest.approx((side, side))
+    assert (whole.left + whole.right, whole.top + whole.bottom) == pytest.approx((1, 1))
 
 
 def test_at_most_a_fifth_of_a_side_is_trimmed() -> None:
