@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import signal
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -13,20 +16,47 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
-from tiny_models import NETWORK, write_manifest
+from tiny_models import NETWORK, write_foreign_bundle, write_manifest
 
+from models.ablation import read_run
 from models.augment import augment
 from models.bundle import load_bundle
 from models.data import read_film, read_manifest
+from models.distillation import load_teachers, taught
 from models.evaluation import evaluate
+from models.outlier import features_of, load_outlier
 from models.preprocess import to_work
 from models.recipe import Progress, TrainConfig
+from models.sampling import split_fold
 from models.training import train
 from storage.errors import InvalidInput
 
 CONFIG = TrainConfig(
     network=NETWORK, stages=((2, 64), (1, 96)), epoch_films=24, batch=8, learning_rate=5e-3, min_positives=4, bf16=False
 )
+SCRIPT = f"""
+import os, signal, sys
+from dataclasses import replace
+from pathlib import Path
+sys.path.insert(0, {str(Path(__file__).parents[2])!r})
+from models.recipe import TrainConfig
+from models.sampling import split_fold
+from models.training import train
+
+def told(progress):
+    if "killed" in sys.argv and (progress.stage, progress.epoch, progress.step % 3) == ("train", 3, 0):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+if __name__ == "__main__":
+    train(Path(sys.argv[1]), Path(sys.argv[2]), {CONFIG!r}, progress=told)
+"""
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Path:
+    file = tmp_path / "training_script.py"
+    file.write_text(SCRIPT)
+    return file
 
 
 class InterruptedRunError(Exception):
@@ -73,6 +103,74 @@ def test_an_interrupted_run_ends_in_the_same_weights(manifest: Path, trained: Pa
     assert steps == sorted(steps)
     assert told[-1].stage == "done"
     assert len(json.loads((tmp_path / "history.json").read_text())) == 3
+
+
+def test_a_run_killed_by_the_kernel_ends_in_the_same_weights(
+    manifest: Path, trained: Path, tmp_path: Path, script: Path
+) -> None:
+    out = tmp_path / "run"
+    killed = subprocess.run([sys.executable, script, manifest, out, "killed"], check=False, timeout=200)
+    assert killed.returncode == -signal.SIGKILL
+    assert len(json.loads((out / "history.json").read_text())) == 2
+    assert not (out / "bundle").exists()
+    assert load_bundle(train(manifest, out, CONFIG)).weights_sha256 == load_bundle(trained).weights_sha256
+
+
+def test_two_processes_of_torchrun_make_one_bundle(manifest: Path, trained: Path, tmp_path: Path, script: Path) -> None:
+    out = tmp_path / "run"
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    subprocess.run([*launch, script, manifest, out], check=True, timeout=250)
+    model = load_bundle(out / "bundle")
+    assert model.findings == load_bundle(trained).findings
+    assert model.weights_sha256 != load_bundle(trained).weights_sha256
+    assert all(np.isfinite(entry["loss"]) for entry in json.loads((out / "history.json").read_text()))
+    with pytest.raises(InvalidInput, match="other settings"):  # one process would see other batches
+        train(manifest, out, CONFIG)
+
+
+def test_what_is_left_out_is_judged_and_what_is_known_is_kept(manifest: Path, tmp_path: Path) -> None:
+    bundle = train(manifest, tmp_path, replace(CONFIG, fold=1, stages=((1, 64),)))
+    held = {film.image for film in split_fold(*(read_manifest(manifest, {s}) for s in ("train", "val")), 1)[1]}
+    with (tmp_path / "scores.csv").open(newline="") as lines:
+        scores = list(csv.DictReader(lines))
+    assert {row["image"] for row in scores if row["split"] == "train"} == held != set()
+    assert sum(row["split"] == "val" for row in scores) == 20
+    training = json.loads((bundle / "configs" / "metadata.json").read_text())["sangloc"]["training"]
+    assert training["films"] == 24 - len(held)
+    assert 0 < training["wall_hours"] < 1 or training["wall_hours"] == 0.0
+    assert read_run(tmp_path).fold == 1
+
+
+def test_a_bundle_knows_how_far_a_film_is_from_its_own(manifest: Path, trained: Path) -> None:
+    model, films = load_bundle(trained), read_manifest(manifest, {"val"})
+    outlier = load_outlier(model)
+    assert outlier is not None
+    scores = outlier.score(features_of(model, map(read_film, films)))
+    assert scores.min() >= 0
+    assert scores.max() == pytest.approx(100, abs=0.5)
+
+
+def test_a_pupil_learns_from_its_teachers(manifest: Path, trained: Path, tmp_path: Path) -> None:
+    config = replace(CONFIG, distil=1.0, stages=((1, 64),))
+    pupil = train(manifest, tmp_path / "pupil", config, teachers=[trained, trained])
+    alone = train(manifest, tmp_path / "alone", config)
+    assert load_bundle(pupil).weights_sha256 != load_bundle(alone).weights_sha256
+    training = json.loads((pupil / "configs" / "metadata.json").read_text())["sangloc"]["training"]
+    assert training["config"]["teachers"] == [load_bundle(trained).weights_sha256] * 2
+    said = taught(load_teachers([trained], load_bundle(trained).findings), read_manifest(manifest, {"val"}), _ignore)
+    assert said is not None
+    assert said.shape == (20, 2)
+    assert 0 < said.min() <= said.max() < 1
+
+
+def test_a_teacher_of_other_findings_is_refused(manifest: Path, tmp_path: Path) -> None:
+    stranger = write_foreign_bundle(tmp_path / "stranger", ["Abnormal", "Mass"])
+    with pytest.raises(InvalidInput, match="other findings: Abnormal, Mass"):
+        train(manifest, tmp_path / "run", CONFIG, teachers=[stranger])
+
+
+def _ignore(_done: int, _whole: int) -> None:
+    pass
 
 
 def test_another_seed_gives_other_weights(manifest: Path, trained: Path, tmp_path: Path) -> None:
