@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from storage.names import fold
 from storage.studies import InstanceHeader
 
-__all__ = ["EligibilityPolicy", "screen", "view_of"]
+__all__ = ["EligibilityPolicy", "is_chest", "screen", "view_of"]
 
 _READ = "only frontal chest radiographs are"
 _MODALITIES = frozenset({"CR", "DX"})
@@ -126,17 +126,18 @@ def _age_years(header: InstanceHeader) -> float | None:
 def _screen_body_part(header: InstanceHeader) -> str:
     coded = fold(header.body_part)
     if coded not in _NOTHING:
-        return "" if _is_chest(coded) else f"body part {_line(header.body_part)} is not read by the model: {_READ}"
+        return "" if is_chest(coded) else f"body part {_line(header.body_part)} is not read by the model: {_READ}"
     texts = [header.series_description, header.protocol_name, header.study_description]
     told = [fold(text) for text in texts if fold(text) not in _NOTHING]
-    if any(_is_chest(text) for text in told):
+    if any(is_chest(text) for text in told):
         return ""
     if told:
         return f"no body part is given, and nothing in the description says chest: {_READ}"
     return f"neither body part nor description is given: {_READ}"
 
 
-def _is_chest(folded: str) -> bool:
+def is_chest(folded: str) -> bool:
+    """Whether folded words (`storage.names.fold`) name the chest, and no part of it that is taken by itself."""
     return _CHEST.search(folded) is not None and _NOT_CHEST.search(folded) is None
 
 

@@ -1,4 +1,4 @@
-"""One job's object from the store to the network's input: fetched, checked against its digest, decoded, prepared."""
+"""One job's object from the store to the network's input: fetched, verified, decoded, looked at, prepared."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from inference.gate import Gate, Looked, frame_as_stored
 from inference.pixels import read_pixels
 from models.preprocess import Frame
 from storage.errors import DigestMismatch, NotScorable
@@ -29,15 +30,17 @@ _ISOLATED_LIMIT_S = 120.0  # no image takes so long to decode
 
 
 class Read(NamedTuple):
-    """The network's input [channels, size, size], and how long it took to fetch, decode and prepare."""
+    """The network's input [channels, size, size], and how long it took to fetch, decode, look at and prepare."""
 
     network_input: npt.NDArray[np.float32]
     decode_ms: float
-    frame: Frame  # of the film that the network sees
+    frame: Frame  # of the stored image that the network sees
+    notes: tuple[str, ...] = ()  # what the gate put right, for a person
+    turned: int = 0  # degrees counter-clockwise by which the stored image is turned: 0, 90, 180, 270
 
 
-def read_job(store: ObjectStore, job: Job, prepare: Prepare) -> Read:
-    """Fetch, verify, decode and prepare the image of a job.
+def read_job(store: ObjectStore, job: Job, prepare: Prepare, gate: Gate | None = None) -> Read:
+    """Fetch, verify and decode the image of a job, have the gate put it right or refuse it, and prepare it.
 
     A first attempt decodes in this process. A later one may be at an image whose decoder crashed the worker, so it
     decodes in a process of its own.
@@ -56,8 +59,10 @@ def read_job(store: ObjectStore, job: Job, prepare: Prepare) -> Read:
         raise DigestMismatch("The stored bytes are not those that were acknowledged (SHA-256 differs).")
     decode = read_pixels if job.attempts <= 1 else _read_isolated
     film = decode(part10, job.dataset_offset, job.transfer_syntax)
-    frame, network_input = prepare(film)
-    return Read(network_input, (time.perf_counter() - begun) * 1000, frame)
+    looked = gate.look(film) if gate else Looked(film)
+    frame, network_input = prepare(looked.film)
+    taken_ms = (time.perf_counter() - begun) * 1000
+    return Read(network_input, taken_ms, frame_as_stored(frame, looked.turned), looked.notes, looked.turned)
 
 
 def _read_isolated(part10: bytes, dataset_offset: int, transfer_syntax: str) -> Grey:

@@ -44,9 +44,19 @@ __all__ = [
 DEFAULT_GATE = Path(__file__).parent / "bundles" / "input_gate"
 ARRAYS = Path("models/gate.npz")
 OUTPUTS = ("turned 0", "turned 90", "turned 180", "turned 270", "inverted", "cropped", "not a chest", "child")
-Reason = Literal["", "not_chest", "turned", "inverted", "cropped", "child"]  # '' means none
+Reason = Literal[
+    "", "too_small", "blank", "saturated", "underexposed", "few_levels", "noise",
+    "not_chest", "turned", "inverted", "cropped", "child",
+]  # fmt: skip
 SIZE = 96  # px of the network's square
 SMALL = 32  # px of the square that is held against the principal components
+
+_MIN_SIDE = 64  # px; models.preprocess takes nothing smaller
+# No film of the training data comes near these limits (the card tells how far they stay away).
+_FLAT = 4.0  # grey levels of standard deviation
+_FEW, _LEVEL = 16, 0.0005  # grey levels that hold at least this share of the pixels each
+_WHITE, _BLACK = 0.60, 0.85  # share of the pixels at the very end of the scale
+_MOTTLE = 0.25  # of the spread that is left when the image is looked at from afar
 
 _CLEAR = 0.05  # less than this chance of being turned or inverted needs no second look
 _PERCENTILES = (0.5, 99.5)
@@ -97,6 +107,9 @@ class Gatekeeper:
 
     def look(self, film: Grey) -> Verdict:
         """What a grey film [rows, columns] is, whatever its size."""
+        fault, share = fault_of(film)
+        if fault:
+            return Verdict(fault, 0, False, {fault: share})
         plain = square(film)
         first = self.logits(plain[np.newaxis])[0]
         spins = _log_softmax(first[:4])
@@ -150,6 +163,23 @@ class Gatekeeper:
         if chances["strange"] >= limits.strange:
             return "not_chest"
         return "child" if chances["child"] >= limits.child else ""
+
+
+def fault_of(film: Grey) -> tuple[Reason, float]:
+    """Why an image shows nothing at all, whatever it should show, and the share that tells so; ('', 0) if it may."""
+    if film.ndim != 2 or min(film.shape) < _MIN_SIDE:
+        return "too_small", 0.0
+    shares = np.bincount(film.ravel(), minlength=256) / film.size
+    afar = cv2.resize(film, (SMALL, SMALL), interpolation=cv2.INTER_AREA)
+    spread, mottle = float(film.std()), float(afar.std())
+    checks: tuple[tuple[bool, Reason, float], ...] = (
+        (spread < _FLAT, "blank", spread / 255),
+        (float(shares[255]) > _WHITE, "saturated", float(shares[255])),
+        (float(shares[0]) > _BLACK, "underexposed", float(shares[0])),
+        (int((shares > _LEVEL).sum()) < _FEW, "few_levels", float((shares > _LEVEL).sum()) / 256),
+        (mottle < _MOTTLE * spread, "noise", mottle / max(spread, 1e-6)),
+    )
+    return next(((reason, share) for fails, reason, share in checks if fails), ("", 0.0))
 
 
 def put_right(film: npt.NDArray[Any], turned: int, *, inverted: bool) -> npt.NDArray[Any]:

@@ -35,6 +35,7 @@ from models.gate_views import (
     training_view,
 )
 from models.networks import build_network, with_outputs
+from models.phantom import ABNORMALITIES, chest
 from models.plainnet import fold
 from storage.errors import InvalidInput
 
@@ -47,6 +48,7 @@ _REFUSED = 1 / 500  # of the good films of split val, by each of the gate's reas
 _GOOD_VIEWS = 4  # of each film of split val, for the thresholds
 _ROOM = 0.5  # logits that a threshold stands off the val films: there are only some hundred
 _COMPONENTS = 40
+_PHANTOMS = 0.04  # of the adults' views: the demo's phantoms must pass
 _USE = "Research use. Not a medical device. Keeps from a model for frontal chest films of adults what it does not know."
 
 
@@ -75,6 +77,7 @@ class GateConfig:
     weight_decay: float = 0.02
     shares: tuple[float, float, float, float] = (0.5, 0.18, 0.2, 0.12)  # adults, children, drawings, films taken apart
     drawings: int = 2100  # images drawn once, then moved and exposed anew
+    phantoms: int = 150
     ema: float = 0.995
     seed: int = 1
     threads: int = 1
@@ -94,9 +97,10 @@ def train_gate(
         raise InvalidInput(f"{manifest} needs adults in split train and children in split pediatric")
     films = [_told(one.read(256), "read", place, len(adults), tell) for place, one in enumerate(adults)]
     young = [one.read(256) for one in children]
-    state = _fit(_Source(adults, films, young, config), config, tell)
+    drawn = [_phantom(number) for number in range(config.phantoms)]
+    state = _fit(_Source(adults, films, young, drawn, config), config, tell)
     folder = out / "bundle"
-    arrays = fold({name: value.numpy() for name, value in state.items()}) | _usual(films)
+    arrays = fold({name: value.numpy() for name, value in state.items()}) | _usual([*films, *drawn])
     _write(folder, state, arrays, config, subjects=[*adults, *children], version=version)
     choose_thresholds(folder, subjects, tell)
     return folder
@@ -107,14 +111,15 @@ class _Source:
 
     def __init__(
         self, adults: Sequence[Subject], films: Sequence[npt.NDArray[np.uint8]],
-        young: Sequence[npt.NDArray[np.uint8]], config: GateConfig,
+        young: Sequence[npt.NDArray[np.uint8]], drawn: Sequence[npt.NDArray[np.uint8]], config: GateConfig,
     ) -> None:  # fmt: skip
         counts = {one.source: 0 for one in adults}
         for one in adults:
             counts[one.source] += 1
         weights = np.array([counts[one.source] ** -0.5 for one in adults])
-        self._chances = weights / weights.sum()
-        self._films, self._young, self._config = films, young, config
+        phantoms = np.full(len(drawn), _PHANTOMS * weights.sum() / max(len(drawn), 1))
+        self._chances = np.concatenate([weights, phantoms]) / (weights.sum() + phantoms.sum())
+        self._films, self._young, self._config = [*films, *drawn], young, config
         self._drawn = [image for _, image in drawings(config.drawings, config.seed)]
 
     def view(self, number: int) -> View:
@@ -172,6 +177,12 @@ def _loss(logits: torch.Tensor, views: Sequence[View]) -> torch.Tensor:
     each = torch.nn.functional.binary_cross_entropy_with_logits(logits[:, 4:], labels.nan_to_num(), reduction="none")
     yes_or_no = (each * known).sum(0) / known.sum(0).clamp(min=1)
     return torch.nn.functional.cross_entropy(logits[:, :4], turned, ignore_index=-1) + yes_or_no.sum()
+
+
+def _phantom(number: int) -> npt.NDArray[np.uint8]:
+    """A drawn chest film as the demo sends it, whatever its abnormality: [256, 224]."""
+    film = chest(5000 + number, ABNORMALITIES[number % len(ABNORMALITIES)], rows=256, columns=224)
+    return np.asarray(film >> 4, np.uint8)
 
 
 def _usual(films: Sequence[npt.NDArray[np.uint8]]) -> dict[str, Floats]:

@@ -2,7 +2,7 @@
 
 A phantom is a sum of attenuations along the beam (soft tissue, heart, spine, ribs, less the air of the lungs), brought
 to twelve bits with scatter and quantum noise. It looks like a chest film to a person; it is no substitute for one, and
-no model is trained or judged on it.
+no model is judged on it. The input gate is shown some in training, so that it lets the demo pass.
 """
 
 from __future__ import annotations
