@@ -3,9 +3,10 @@
     claim a batch ─▶ threads: fetch, verify, decode, prepare ─▶ engine ─▶ calibrate ─▶ due time ─▶ one transaction
          ▲ LISTEN wakes it, else it looks every second              while the engine runs, the next batch is read
 
-What is away (database, store) is waited for: the jobs in hand are kept, their attempts do not grow. Without a model the
-worker claims nothing, says why in its sign of life, and looks for a model again and again. A batch never waits to
-fill: while one is worked on, the next gathers by itself.
+What is away (database, store) is waited for: the jobs in hand are kept, their attempts do not grow. Which model scores
+an image is the roster's affair (`inference.roster`); without any model the worker claims nothing, says why in its sign
+of life, and looks again and again. A batch never waits to fill: while one is worked on, the next gathers by itself.
+Models in shadow come last (`inference.shadows`).
 """
 
 from __future__ import annotations
@@ -14,30 +15,31 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import structlog
 
 from inference import triage
 from inference.bulk import Bulk, is_bulk
-from inference.engine import Device, load_engine
+from inference.engine import Device
 from inference.explaining import MapKeeper, explain
 from inference.pulse import Pulse
 from inference.reading import Read, read_job
-from inference.scoring import Model, Result, check_operating_points, score
+from inference.roster import Lineup, Roster, RosterConfig
+from inference.scoring import Model, Result, score
+from inference.shadows import Shadowed, Shadows, shadow_inputs
 from inference.wakeup import Wakeup
-from models.bundle import Bundle, load_bundle
-from models.outlier import load_outlier
-from storage import findings, jobs, worklist
+from models.preprocess import Frame
+from storage import activations, findings, jobs, worklist
 from storage.database import Database
-from storage.errors import InvalidBundle, NotScorable, Unavailable
+from storage.errors import NotScorable, Unavailable
 from storage.objects import ObjectStore
-from storage.reprocessing import ModelRef
 
 __all__ = ["Worker", "WorkerConfig"]
 
@@ -69,6 +71,7 @@ class _InHand(NamedTuple):
     job: jobs.Job
     read: Future[Read]
     model: Model
+    shadowed: list[Shadowed]  # filled while it is read
 
 
 class Worker:
@@ -84,20 +87,23 @@ class Worker:
     ) -> None:
         self._database = database
         self._store = store
-        self._bundle_path = bundle
         self._policy = policy
         self._config = config or WorkerConfig()
         self.name = self._config.name or f"{socket.gethostname()}:{os.getpid()}:{int(time.time())}"
         self._stop = threading.Event()
-        self._model: Model | None = None
         chosen = self._config
+        self._roster = Roster(
+            database, store, bundle, policy, on_change=self._tell,
+            config=RosterConfig(device=chosen.device, cache_dir=chosen.cache_dir, reload_s=chosen.reload_s),
+        )  # fmt: skip
+        self._shadows = Shadows(database, policy, chosen.batch_size, self._roster.drop)
         self._bulk = Bulk(
-            database, self.name, self._model_named, batch_size=max(1, chosen.batch_size // chosen.bulk_share),
+            database, self.name, self._roster.named, batch_size=max(1, chosen.batch_size // chosen.bulk_share),
             lease_s=chosen.lease_s, max_attempts=chosen.max_attempts, backoff_s=chosen.backoff_s,
         )  # fmt: skip
 
     def run(self, stop: threading.Event, on_ready: Callable[[], None] = lambda: None) -> None:
-        """Work until `stop` is set and the jobs in hand are done; `on_ready`: the model was looked for."""
+        """Work until `stop` is set and the jobs in hand are done; `on_ready`: the models were looked for."""
         self._stop = stop
         config = self._config
         with (
@@ -105,118 +111,130 @@ class Worker:
             Wakeup(self._database, jobs.CHANNEL) as wakeup,
             ThreadPoolExecutor(config.threads, thread_name_prefix="read") as pool,
             MapKeeper(self._database, self._store) as self._maps,
+            self._roster,
         ):
-            self._load()
+            self._roster.load()
             on_ready()
             self._work(pool, wakeup)
+            while self._shadows.work():
+                pass
         log.info("worker stopped", worker=self.name)
 
     def _work(self, pool: ThreadPoolExecutor, wakeup: Wakeup) -> None:
         ahead: list[_InHand] = []
         while ahead or not self._stop.is_set():
-            model = self._model or self._reload()
-            if model is None:
-                if self._stop.is_set():
+            if not self._roster.lineup.usable:
+                if self._stop.wait(self._config.poll_s):
                     return  # what is in hand is taken over when its lease ends
+                self._roster.look(self._revision())
                 continue
-            batch = ahead or self._claim(model, pool)
+            batch = ahead or self._claim(pool)
             if not batch:
-                wakeup.wait(0 if self._stop.is_set() else min(self._config.poll_s, self._bulk.wait_s))
+                if not self._shadows.work():
+                    wakeup.wait(0 if self._stop.is_set() else min(self._config.poll_s, self._bulk.wait_s))
                 continue
-            ahead = self._claim(model, pool, beside=batch)
+            ahead = self._claim(pool, beside=batch)
             if ahead and is_bulk(batch[0].job) and not is_bulk(ahead[0].job):
                 batch, ahead = ahead, batch  # live images first
-            self._finish(batch[0].model, batch)
+            for each in _by_engine(batch):
+                self._finish(each)
             self._hold(ahead)
+            if self._shadows.many:
+                self._shadows.work()
 
-    # the model
-
-    def _load(self) -> None:
-        try:
-            bundle = load_bundle(self._bundle_path)
-            check_operating_points(self._policy, bundle)
-            outlier = load_outlier(bundle)
-            engine = load_engine(bundle, self._config.device, self._config.cache_dir)
-        except Exception as error:  # a broken model must not end the worker: the list says why it is in arrival order
-            reason = str(error) if isinstance(error, InvalidBundle) else f"{type(error).__name__}: {error}"
-            log.error("no model can be used", reason=reason, expected=isinstance(error, InvalidBundle))
-            self._without_model(reason)
-            return
-        self._model = Model(bundle, engine, outlier)
+    def _tell(self, lineup: Lineup) -> None:
+        """What runs, and what does not, into the sign of life."""
+        used = [model for model in lineup.active.values() if model is not None]
         self._pulse.tell(
-            model=f"{bundle.name} {bundle.version}", weights_sha256=bundle.weights_sha256, engine=engine.name
+            model=_joined(f"{model.bundle.name} {model.bundle.version}" for model in used),
+            weights_sha256=_joined(model.bundle.weights_sha256 for model in used),
+            engine=_joined(model.engine.name for model in used),
+            problem="; ".join(lineup.problems),
         )
-        log.info("model loaded", model=bundle.name, version=bundle.version, engine=engine.name)
 
-    def _without_model(self, reason: str) -> None:
-        self._model = None
-        self._pulse.tell(problem=reason)
-
-    def _reload(self) -> Model | None:
-        if not self._stop.wait(self._config.reload_s):
-            self._load()
-        return self._model
-
-    def _model_named(self, ref: ModelRef) -> Model:
-        """The model of a reprocessing; raises `InvalidBundle`."""
-        model = self._model
-        if model is None or (model.bundle.weights_sha256, model.bundle.version) != (ref.weights_sha256, ref.version):
-            raise InvalidBundle(f"{ref.name} {ref.version} is not the model of this worker")
-        return model
+    def _revision(self) -> int | None:
+        try:
+            with self._database.autocommit() as connection:
+                return activations.revision(connection)
+        except Unavailable:
+            return None
 
     # a batch
 
-    def _claim(self, model: Model, pool: ThreadPoolExecutor, beside: Sequence[_InHand] = ()) -> list[_InHand]:
+    def _claim(self, pool: ThreadPoolExecutor, beside: Sequence[_InHand] = ()) -> list[_InHand]:
         """Take up to a batch of jobs and begin to read their images; nothing once the worker shall stop."""
-        config = self._config
         if self._stop.is_set():
             return []
         try:
-            with self._database.transaction() as connection:
-                claimed = jobs.claim(
-                    connection, self.name, config.batch_size, config.lease_s, max_attempts=config.max_attempts
-                )
-            if not claimed and (taken := self._bulk.claim()) is not None:
-                claimed, model = taken
+            chosen = self._claim_live()
+            if not chosen and (taken := self._bulk.claim()) is not None:
+                chosen = [(job, self._roster.lineup.at_site(taken.model, job.site)) for job in taken.jobs]
         except Unavailable as error:
             if not beside:
                 log.warning("no jobs can be claimed", error=str(error))
             return []
-        ahead = [_InHand(job, pool.submit(self._read, job, model.bundle), model) for job in claimed]
+        ahead = [self._begin(job, model, pool) for job, model in chosen]
         self._hold([*beside, *ahead])
         return ahead
+
+    def _claim_live(self) -> list[tuple[jobs.Job, Model]]:
+        """Jobs with the model of their site; where a site has none, its jobs wait."""
+        config = self._config
+        with self._database.transaction() as connection:
+            claimed = jobs.claim(
+                connection, self.name, config.batch_size, config.lease_s, max_attempts=config.max_attempts
+            )
+            self._roster.look(activations.revision(connection))
+            lineup = self._roster.lineup
+            without = [job.job_pk for job in claimed if lineup.model_of(job.site) is None]
+            if without:
+                jobs.postpone(connection, without, config.reload_s)
+        return [(job, model) for job in claimed if (model := lineup.model_of(job.site)) is not None]
+
+    def _begin(self, job: jobs.Job, model: Model, pool: ThreadPoolExecutor) -> _InHand:
+        shadows = () if is_bulk(job) else self._roster.lineup.shadows_of(job.site)
+        shadowed = list[Shadowed]()
+
+        def prepare(film: npt.NDArray[np.uint8]) -> tuple[Frame, npt.NDArray[np.float32]]:
+            made = model.bundle.framed(film)
+            shadowed.extend(shadow_inputs(job, shadows, film))
+            return made
+
+        def read() -> Read:
+            return self._patiently("the object store", lambda: read_job(self._store, job, prepare))
+
+        return _InHand(job, pool.submit(read), model, shadowed)
 
     def _hold(self, taken: Sequence[_InHand]) -> None:
         bulk = frozenset(item.job.job_pk for item in taken if is_bulk(item.job))
         self._pulse.hold(frozenset(item.job.job_pk for item in taken if not is_bulk(item.job)), bulk)
 
-    def _read(self, job: jobs.Job, bundle: Bundle) -> Read:
-        return self._patiently("the object store", lambda: read_job(self._store, job, bundle.framed))
-
-    def _finish(self, model: Model, batch: Sequence[_InHand]) -> None:
-        """Score a batch and record what came of it; where the engine fails, its jobs are given back."""
+    def _finish(self, batch: Sequence[_InHand]) -> None:
+        """Score a batch of one engine and record what came of it; where the engine fails, its jobs are given back."""
         try:
             try:
-                result = self._score(model, batch)
+                result = self._score(batch)
             except Unavailable:
                 raise
             except Exception as error:
                 log.exception("the engine failed", jobs=len(batch))
                 reason = f"{type(error).__name__}: {error}"
-                self._without_model(reason)
+                self._roster.drop(batch[0].model, reason)
                 result = Result(failed=[(item.job, reason) for item in batch])
             record = self._bulk.record if is_bulk(batch[0].job) else self._record
             self._patiently("the database", lambda: record(result))
             self._maps.keep(result.explained)
+            scored = {job.job_pk for job in result.scored}
+            self._shadows.add([one for item in batch if item.job.job_pk in scored for one in item.shadowed])
         except Unavailable:  # only when stopping: the leases run out, and another worker takes over
             log.warning("stopped before a batch was recorded", jobs=len(batch))
 
-    def _score(self, model: Model, batch: Sequence[_InHand]) -> Result:
+    def _score(self, batch: Sequence[_InHand]) -> Result:
         result, inputs = Result(), self._inputs(batch)
-        read: list[tuple[jobs.Job, Read]] = []
-        for job, outcome in inputs:
+        read: list[tuple[jobs.Job, Model, Read]] = []
+        for job, model, outcome in inputs:
             if isinstance(outcome, Read):
-                read.append((job, outcome))
+                read.append((job, model, outcome))
             elif isinstance(outcome, NotScorable):
                 result.not_eligible.append((job, str(outcome)))
             else:  # a damaged or missing object, no memory, a fault of ours: tried again, then shown
@@ -225,10 +243,10 @@ class Worker:
         if not read:
             return result
         begun = time.perf_counter()
-        outputs = model.engine.predict(np.stack([image.network_input for _, image in read]))
+        outputs = batch[0].model.engine.predict(np.stack([image.network_input for _, _, image in read]))
         each_ms = (time.perf_counter() - begun) * 1000 / len(read)
         each_features = [None] * len(read) if outputs.features is None else outputs.features
-        for (job, image), row, features in zip(read, outputs.logits, each_features, strict=True):
+        for (job, model, image), row, features in zip(read, outputs.logits, each_features, strict=True):
             if not np.isfinite(row).all():
                 result.not_eligible.append((job, "the model gives no number for this image"))
                 continue
@@ -240,15 +258,15 @@ class Worker:
                 result.explained += explain(model.bundle, model.engine.head, found, features, image.frame)
         return result
 
-    def _inputs(self, batch: Sequence[_InHand]) -> Iterator[tuple[jobs.Job, Read | Exception]]:
+    def _inputs(self, batch: Sequence[_InHand]) -> Iterator[tuple[jobs.Job, Model, Read | Exception]]:
         """What became of reading each image; raises `Unavailable` when the worker stops while the store is away."""
-        for job, read, _ in batch:
+        for job, read, model, _ in batch:
             try:
-                yield job, read.result()
+                yield job, model, read.result()
             except Unavailable:
                 raise
             except Exception as error:
-                yield job, error
+                yield job, model, error
 
     def _record(self, result: Result) -> None:
         config, ended = self._config, [*result.scored, *(job for job, _ in result.not_eligible)]
@@ -281,3 +299,15 @@ class Worker:
                 if self._stop.wait(wait):
                     raise
                 wait = min(2 * wait, _AWAY_MAX_S)
+
+
+def _by_engine(batch: Sequence[_InHand]) -> list[list[_InHand]]:
+    """Images of one engine together, in the order of their first."""
+    found = dict[int, list[_InHand]]()
+    for item in batch:
+        found.setdefault(id(item.model.engine), []).append(item)
+    return list(found.values())
+
+
+def _joined(names: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(names))

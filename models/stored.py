@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -14,7 +15,7 @@ from storage.errors import DigestMismatch, InvalidBundle
 from storage.objects import ObjectStore
 from storage.objects.keys import new_key
 
-__all__ = ["Stored", "fetch", "put"]
+__all__ = ["Stored", "fetch", "put", "user_cache"]
 
 _CHUNK_BYTES = 1 << 20
 
@@ -25,6 +26,11 @@ class Stored(NamedTuple):
     object_key: str
     object_size: int
     sha256: bytes  # of the object
+
+
+def user_cache() -> Path:
+    """The user's cache folder of sangloc."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sangloc"
 
 
 def put(store: ObjectStore, folder: Path) -> Stored:

@@ -20,7 +20,7 @@ from storage.findings import settle
 
 __all__ = [
     "CHANNEL", "MAX_ATTEMPTS", "TAKEN", "Counts", "DeadJob", "Job", "claim", "counts", "dead", "done", "extend", "fail",
-    "notify", "retry",
+    "notify", "postpone", "retry",
 ]  # fmt: skip
 
 CHANNEL = "sangloc_jobs"  # LISTEN here to be woken
@@ -130,6 +130,15 @@ def extend(connection: Connection, job_pks: Sequence[int], lease_s: float) -> No
     connection.execute(
         "UPDATE jobs SET leased_until = now() + make_interval(secs => %s) WHERE job_pk = ANY(%s) AND state = 'running'",
         (lease_s, list(job_pks)),
+    )
+
+
+def postpone(connection: Connection, job_pks: Sequence[int], wait_s: float) -> None:
+    """Give claimed jobs back untried: nothing is there now that could do them."""
+    connection.execute(
+        "UPDATE jobs SET state = 'waiting', attempts = attempts - 1, run_after = now() + make_interval(secs => %s),"
+        " leased_until = NULL, worker = NULL WHERE job_pk = ANY(%s) AND state = 'running'",
+        (wait_s, list(job_pks)),
     )
 
 

@@ -318,7 +318,7 @@ def test_an_engine_that_fails_is_loaded_again_and_no_number_is_no_score(
     fault: str, status: str, queue: Queue, flags_all: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     faults = [fault]
-    monkeypatch.setattr("inference.worker.load_engine", lambda *given: Faulty(load_engine(*given), faults))
+    monkeypatch.setattr("inference.roster.load_engine", lambda *given: Faulty(load_engine(*given), faults))
     with queue.working(flags_all, poll_s=0.05):
         assert queue.settled(queue.study()).status == status
         assert queue.settled(queue.study()).status == "scored"
