@@ -11,7 +11,7 @@ from models.features import pooled, split_head
 from models.networks import NETWORKS, build_network
 
 pytest.importorskip("torch")
-import torch  # noqa: E402
+import torch
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 
