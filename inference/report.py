@@ -54,6 +54,13 @@ class Region:
         outline = ((left, top), (right, top), (right, bottom), (left, bottom), (left, top))
         return np.round(np.asarray(outline, np.float64), 1)
 
+    def turned(self, degrees: int) -> Region:
+        """The same place after the film was turned by 0, 90, 180 or 270 degrees counter-clockwise."""
+        place = self
+        for _ in range(degrees // 90 % 4):
+            place = Region(place.top, 1 - place.right, place.bottom, 1 - place.left)
+        return place
+
 
 @dataclass(frozen=True, slots=True)
 class Found:

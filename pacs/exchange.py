@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import structlog
 
-from pacs import forwarding, metadata, ordertasks, removing, reporting
+from pacs import forwarding, metadata, ordertasks, removing, reporting, results
 from pacs.tasks import Exchange, Task
 from pacs.ups import task
 from storage.errors import Unavailable
@@ -30,6 +30,7 @@ TASKS: tuple[tuple[str, Task], ...] = (
     ("orders", ordertasks.follow_orders),
     ("hl7", ordertasks.listen),
     ("workitems", task.perform),
+    ("results", results.write),
 )
 
 _PAUSE_S = (1.0, 30.0)  # before a task that failed is started again; doubles each time

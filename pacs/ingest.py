@@ -55,6 +55,7 @@ class Arrival(NamedTuple):
 
     priority: Literal["stat", "urgent", "routine"]
     latest_due_at: dt.datetime
+    quiet: bool = False  # a study that was read is not put back on the list
 
 
 class _Source(NamedTuple):
@@ -144,7 +145,7 @@ class Ingest:
         """Make a durable object visible; return when that is committed."""
         at = dt.datetime.now(dt.UTC)
         site = self._site_of(source.aet, source.address)
-        priority, latest_due_at = self._arrival(header, at, site)
+        priority, latest_due_at, quiet = self._arrival(header, at, site)
         received = Received(
             header=header,
             object_key=durable.key,
@@ -158,6 +159,7 @@ class Ingest:
             priority=priority,
             latest_due_at=latest_due_at,
             not_eligible=self._screen(header),
+            quiet=quiet,
         )
         try:
             indexed = self._commits.submit(received)

@@ -220,6 +220,8 @@ def exchange_config(settings: Settings, listen_fd: int | None = None) -> Exchang
         timeout_s=calling.timeout_s,
         hl7=hl7_config(settings, listen_fd),
         settle_s=settings.exchange.settle_s,
+        report_objects=settings.report.objects,
+        report_max_age_s=settings.report.max_age_days * 86_400,
         rejection=rejection_policy(settings),
     )
 

@@ -24,6 +24,7 @@ __all__ = [
     "Objects",
     "Peer",
     "Removal",
+    "Report",
     "Search",
     "Section",
     "Settings",
@@ -219,6 +220,19 @@ class Exchange(Section):
     )
 
 
+class Report(Section):
+    """What models said, as DICOM objects in the patient's record."""
+
+    objects: Literal["none", "sr", "all"] = Field(
+        default="none",
+        description="written of each flagged image: none; sr: a structured report; all: also a presentation state and"
+        " a picture with the map",
+    )
+    max_age_days: Annotated[float, Field(gt=0, le=36_500)] = Field(
+        default=7.0, description="images that came longer ago get none, whatever is scored again"
+    )
+
+
 class Removal(Section):
     """What was deleted or rejected: how long it can be restored, and whose rejection notes are applied."""
 
@@ -281,6 +295,7 @@ class Settings(Section):
     worker: Worker = Worker()
     triage: Triage = Triage()
     exchange: Exchange = Exchange()
+    report: Report = Report()
     removal: Removal = Removal()
     hl7: Hl7 = Hl7()
     sites: tuple[Site, ...] = Field(default=(), description="sites with their AE titles, waits and operating points")

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 from weakref import WeakSet
 
 import psycopg
@@ -46,6 +46,8 @@ class ExchangeConfig:
     timeout_s: float = 30.0  # longest silence of a peer that we talk to
     hl7: Hl7Config | None = None  # None: no HL7 messages are taken
     settle_s: float = 60.0  # a study is complete when nothing new came to it for so long
+    report_objects: Literal["none", "sr", "all"] = "none"  # what is written of a flagged image
+    report_max_age_s: float = 7 * 86_400  # images that came longer ago get no objects
     rejection: RejectionPolicy = DEFAULT_POLICY  # how long what was removed can be restored, whose notes count
 
 

@@ -278,12 +278,14 @@ def _arrivals(batch: list[Received], places: Sequence[_SeriesPlace | None]) -> l
                 "eligible": eligible,
                 "not_eligible": received.not_eligible,
                 "modalities": _modalities(received),
+                "quiet": received.quiet,
             }
             continue
         known["received_at"] = min(known["received_at"], received.received_at)
         known["latest_due_at"] = min(known["latest_due_at"], received.latest_due_at)
         known["urgency"] = max(known["urgency"], urgency)
         known["modalities"] = sorted({*known["modalities"], *_modalities(received)})
+        known["quiet"] = known["quiet"] and received.quiet
         if eligible:
             known["eligible"], known["not_eligible"] = True, ""
     return [arrivals[key] for key in sorted(arrivals)]

@@ -88,6 +88,7 @@ class Received:
     priority: Literal["stat", "urgent", "routine"]
     latest_due_at: dt.datetime  # arrival plus the site's maximum wait for that priority
     not_eligible: str = ""  # why no model will read it; '' asks for a job
+    quiet: bool = False  # it brings nothing to read: a study that was read stays off the list
 
 
 Outcome = Literal["stored", "duplicate", "conflict"]  # new; same bytes as before; other bytes than before

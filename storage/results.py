@@ -15,12 +15,14 @@ from psycopg.rows import class_row, dict_row
 
 from storage.database import Connection
 
-__all__ = ["CHANNEL", "Due", "Kind", "Result", "claim", "drop_due", "enqueue", "failed", "of_study", "pending",
-    "skipped", "source_of", "written", "written_for"]  # fmt: skip
+__all__ = [
+    "KINDS", "Due", "Kind", "Result", "claim", "drop_due", "enqueue", "failed", "known", "later", "next_due_s",
+    "of_study", "pass_over", "pending", "skipped", "source_of", "written", "written_for",
+]  # fmt: skip
 
 Kind = Literal["sr", "pr", "sc"]
-CHANNEL = "results"
-"""Rung when results were written."""
+KINDS: dict[str, tuple[Kind, ...]] = {"none": (), "sr": ("sr",), "all": ("sr", "pr", "sc")}
+"""What the setting `report.objects` asks for."""
 
 _BATCH = 1_000  # scores that are looked at in one transaction
 _MAX_ATTEMPTS = 6
@@ -40,7 +42,6 @@ class Result(NamedTuple):
     kind: Kind
     state: Literal["waiting", "written", "skipped", "dead"]
     sop_uid: str  # '' until it is written
-    sop_class: str
     series_uid: str
     source_sop_uid: str  # of the image
     model_name: str
@@ -85,15 +86,29 @@ def enqueue(connection: Connection, until: int, kinds: Sequence[Kind], max_age_s
     return reached < until
 
 
-def drop_due(connection: Connection, reason: str) -> None:
-    """Give up what is due and give the cursor the last score: nothing of what happened till now will be written."""
+def drop_due(connection: Connection, keep: Sequence[Kind], reason: str) -> None:
+    """Give up what is due of other kinds than those that the settings ask for now."""
     connection.execute(
-        "UPDATE results SET state = 'skipped', reason = %s, changed_at = now() WHERE state = 'waiting'", (reason,)
+        "UPDATE results SET state = 'skipped', reason = %s, changed_at = now()"
+        " WHERE state = 'waiting' AND kind <> ALL(%s)",
+        (reason, list(keep)),
     )
+
+
+def pass_over(connection: Connection) -> None:
+    """Give the cursor the last score: nothing of what was scored till now will be written."""
     connection.execute(
         "UPDATE results_cursor SET score_pk = latest FROM (SELECT max(score_pk) AS latest FROM scores) AS s"
         " WHERE score_pk < latest"
     )
+
+
+def next_due_s(connection: Connection) -> float | None:
+    """Seconds until something is due, 0 for now; None where nothing waits."""
+    row = connection.execute(
+        "SELECT GREATEST(0, extract(epoch FROM min(run_after) - now()))::float FROM results WHERE state = 'waiting'"
+    ).fetchone()
+    return None if row is None else row[0]
 
 
 _CLAIM = """
@@ -110,8 +125,7 @@ def claim(connection: Connection, lease_s: float) -> Due | None:
     found = connection.execute(_CLAIM, {"lease_s": lease_s}).fetchall()
     if not found:
         return None
-    kinds: tuple[Kind, ...] = ("sr", "pr", "sc")
-    return Due(found[0][0], tuple(kind for kind in kinds if kind in {row[1] for row in found}))
+    return Due(found[0][0], tuple(kind for kind in KINDS["all"] if kind in {row[1] for row in found}))
 
 
 def source_of(connection: Connection, score_pk: int) -> dict[str, Any] | None:
@@ -125,23 +139,22 @@ def source_of(connection: Connection, score_pk: int) -> dict[str, Any] | None:
 
 _SOURCE = """
 SELECT c.score_pk, c.model_name, c.model_version, c.weights_sha256, c.engine, c.probability, c.threshold, c.flagged,
-    c.listed, c.scored_at, c.map_key, c.notes, s.study_uid, s.patient_id, p.issuer, s.patient_name,
-    s.patient_birth_date, s.patient_sex, s.patient_age, s.study_date, s.study_time, s.accession_number, s.study_id,
-    s.description, s.referring_physician, s.timezone_offset, e.series_uid, e.modality, i.sop_uid, i.sop_class, i.transfer_syntax, i.instance_number, i.rows, i.columns,
-    i.object_key, i.object_size, i.dataset_offset, i.sha256
+    c.listed, c.scored_at, c.map_key, c.notes,
+    s.study_uid, s.patient_id, p.issuer, s.patient_name, s.patient_birth_date, s.patient_sex, s.patient_age,
+    s.study_date, s.study_time, s.accession_number, s.study_id, s.description, s.referring_physician,
+    s.timezone_offset, e.series_uid, e.modality, i.sop_uid, i.sop_class, i.transfer_syntax, i.instance_number,
+    i.rows, i.columns, i.object_key, i.dataset_offset
 FROM scores AS c JOIN instances AS i ON i.instance_pk = c.instance_fk JOIN series AS e ON e.series_pk = i.series_fk
 JOIN studies AS s ON s.study_pk = e.study_fk JOIN patients AS p ON p.patient_pk = s.patient_fk
 WHERE c.score_pk = %s AND NOT (i.hidden OR e.hidden OR s.hidden)"""
 
 
-def written(
-    connection: Connection, score_pk: int, kind: Kind, *, sop_class: str, sop_uid: str, series_uid: str
-) -> None:
+def written(connection: Connection, score_pk: int, kind: Kind, *, sop_uid: str, series_uid: str) -> None:
     """Note that an object was written: its instance is stored, durable and visible."""
     connection.execute(
-        "UPDATE results SET state = 'written', sop_class = %s, sop_uid = %s, series_uid = %s, reason = '',"
-        " changed_at = now() WHERE score_fk = %s AND kind = %s",
-        (sop_class, sop_uid, series_uid, score_pk, kind),
+        "UPDATE results SET state = 'written', sop_uid = %s, series_uid = %s, reason = '', changed_at = now()"
+        " WHERE score_fk = %s AND kind = %s",
+        (sop_uid, series_uid, score_pk, kind),
     )
 
 
@@ -162,6 +175,28 @@ def failed(connection: Connection, score_pk: int, kinds: Sequence[Kind], reason:
         " WHERE score_fk = %s AND kind = ANY(%s) AND state = 'waiting'",
         (_MAX_ATTEMPTS, reason.replace("\0", "")[:_MAX_REASON], backoff_s, score_pk, list(kinds)),
     )
+
+
+def later(connection: Connection, score_pk: int, kinds: Sequence[Kind], seconds: float) -> None:
+    """Give back what was claimed, for a later time; it counts as no try."""
+    connection.execute(
+        "UPDATE results SET run_after = now() + make_interval(secs => %s), attempts = GREATEST(0, attempts - 1)"
+        " WHERE score_fk = %s AND kind = ANY(%s) AND state = 'waiting'",
+        (seconds, score_pk, list(kinds)),
+    )
+
+
+def known(connection: Connection, sop_uid: str) -> Literal["", "here", "removed"]:
+    """Whether an object with this UID is stored already, or was removed by somebody."""
+    row = connection.execute(
+        "SELECT EXISTS (SELECT FROM removed_instances WHERE sop_uid = %s),"
+        " (SELECT hidden FROM instances WHERE sop_uid = %s)",
+        (sop_uid, sop_uid),
+    ).fetchone()
+    assert row is not None
+    if row[0] or row[1]:
+        return "removed"
+    return "" if row[1] is None else "here"
 
 
 def pending(connection: Connection, sop_uids: Sequence[str]) -> bool:
@@ -191,7 +226,7 @@ def of_study(connection: Connection, study_uid: str) -> list[Result]:
     """Every object about the study's images that is due, was written, or will not be; newest first."""
     with connection.cursor(row_factory=class_row(Result)) as cursor:
         return cursor.execute(
-            "SELECT r.kind, r.state, r.sop_uid, r.sop_class, r.series_uid, i.sop_uid AS source_sop_uid, c.model_name,"
+            "SELECT r.kind, r.state, r.sop_uid, r.series_uid, i.sop_uid AS source_sop_uid, c.model_name,"
             " c.model_version, r.reason, r.changed_at FROM studies AS s JOIN scores AS c ON c.study_fk = s.study_pk"
             " JOIN instances AS i ON i.instance_pk = c.instance_fk JOIN results AS r ON r.score_fk = c.score_pk"
             " WHERE s.study_uid = %s AND NOT s.hidden AND NOT i.hidden AND NOT c.shadow ORDER BY r.result_pk DESC",
