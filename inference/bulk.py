@@ -15,13 +15,15 @@ from inference.scoring import Model, Result
 from storage import reprocessing_queue as queue
 from storage import worklist
 from storage.database import Database
-from storage.errors import InvalidBundle
+from storage.errors import InvalidBundle, Unavailable
 from storage.jobs import Job
 from storage.reprocessing import ModelRef
 
 __all__ = ["Bulk", "Taken", "is_bulk"]
 
 log = structlog.get_logger()
+_NOTHING_S = 5.0  # before a look for another reprocessing
+_LOADING_S = 0.5
 Load = Callable[[ModelRef], Model]
 
 
@@ -33,7 +35,7 @@ class Taken(NamedTuple):
 
 
 class Bulk:
-    """The reprocessings, for one worker. `load` gives the model of a reference, or raises `InvalidBundle`."""
+    """The reprocessings, for one worker. `load` gives a model, or raises `InvalidBundle`, or `Unavailable` for now."""
 
     def __init__(
         self,
@@ -57,18 +59,25 @@ class Bulk:
 
     def claim(self) -> Taken | None:
         """A few images, or None; raises `Unavailable`. A reprocessing whose model cannot be used is paused."""
-        with self._database.transaction() as connection:
-            found = queue.claim(
-                connection, self._worker, self._batch_size, self._lease_s, max_attempts=self._max_attempts
-            )
-        self.wait_s = found.wait_s
-        if found.model is None:
+        with self._database.autocommit() as connection:
+            turn = queue.upcoming(connection)
+        self.wait_s = _NOTHING_S
+        if turn is None:
             return None
         try:
-            return Taken(found.jobs, self._load(found.model))
-        except InvalidBundle as error:
-            self._stop_for(found.jobs, str(error))
+            model = self._load(turn.model)
+        except Unavailable:  # it is being loaded
+            self.wait_s = _LOADING_S
             return None
+        except InvalidBundle as error:
+            self._stop_for(turn.number, str(error))
+            return None
+        with self._database.transaction() as connection:
+            found = queue.claim(
+                connection, turn.number, self._worker, self._batch_size, self._lease_s, max_attempts=self._max_attempts
+            )
+        self.wait_s = found.wait_s
+        return Taken(found.jobs, model) if found.jobs else None
 
     def record(self, result: Result) -> None:
         """Write what came of images of one reprocessing."""
@@ -86,9 +95,7 @@ class Bulk:
                 worklist.announce(connection)
         log.debug("images of a reprocessing recorded", scored=len(result.scores), listed=listed)
 
-    def _stop_for(self, jobs: list[Job], problem: str) -> None:
-        number = jobs[0].reprocessing_pk
-        assert number is not None
+    def _stop_for(self, number: int, problem: str) -> None:
         with self._database.transaction() as connection:
             queue.stop_for(connection, number, problem)
         log.error("a reprocessing was paused: its model cannot be used", reprocessing=number, reason=problem)

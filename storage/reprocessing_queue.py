@@ -7,6 +7,7 @@ rate and its end. Recording locks items first and that row last; handing out ski
 from __future__ import annotations
 
 # ruff: noqa: S608 - the statements are put together from constants only
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -20,20 +21,25 @@ from storage.findings import Score
 from storage.jobs import MAX_ATTEMPTS, TAKEN, Job
 from storage.reprocessing import CHOSEN, ModelRef, chosen_values, pause
 
-__all__ = ["Claimed", "Outcome", "claim", "extend", "record", "stop_for"]
+__all__ = ["Claimed", "Outcome", "Upcoming", "claim", "extend", "record", "stop_for", "upcoming"]
 
 _WINDOW_KEYS = 2_000  # instances looked at in one transaction
 _BUSY_S = 0.5  # a look at whether the live queue is empty
-_BETWEEN_S = 5.0  # a look whether there is anything new to do
 _PACE_S = 10.0  # the pace is that of about so many seconds
 _NOBODY = "The worker ended while it read this image."
 
 
+class Upcoming(NamedTuple):
+    """The reprocessing whose turn it is."""
+
+    number: int
+    model: ModelRef
+
+
 class Claimed(NamedTuple):
-    """Images to be scored by one model; none: look again after `wait_s`."""
+    """Images to be scored; none: look again after `wait_s`."""
 
     jobs: list[Job]
-    model: ModelRef | None
     wait_s: float
 
 
@@ -98,21 +104,31 @@ FROM (SELECT GREATEST(extract(epoch FROM clock_timestamp() - paced_at), 0.001)::
 WHERE reprocessing_pk = %(pk)s"""
 
 
+def upcoming(connection: Connection) -> Upcoming | None:
+    """The oldest reprocessing that runs."""
+    row = connection.execute(
+        "SELECT reprocessing_pk, model_name, model_version, weights_sha256 FROM reprocessings WHERE state = 'running'"
+        " ORDER BY reprocessing_pk LIMIT 1"
+    ).fetchone()
+    return None if row is None else Upcoming(row[0], ModelRef(*row[1:]))
+
+
 def claim(
-    connection: Connection, worker: str, limit: int, lease_s: float, *, max_attempts: int = MAX_ATTEMPTS
+    connection: Connection, number: int, worker: str, limit: int, lease_s: float, *, max_attempts: int = MAX_ATTEMPTS
 ) -> Claimed:
-    """Take up to `limit` images of the oldest reprocessing that runs, in the caller's transaction."""
+    """Take up to `limit` images of a reprocessing, in the caller's transaction."""
     with connection.cursor(row_factory=dict_row) as cursor:
         run = cursor.execute(
             "SELECT *, GREATEST(0, extract(epoch FROM next_at - clock_timestamp()))::float8 AS early_s"
-            " FROM reprocessings WHERE state = 'running' ORDER BY reprocessing_pk LIMIT 1 FOR UPDATE"
+            " FROM reprocessings WHERE state = 'running' AND reprocessing_pk = %s FOR UPDATE",
+            (number,),
         ).fetchone()
     if run is None:
-        return Claimed([], None, _BETWEEN_S)
+        return Claimed([], 0.0)
     if run["early_s"] > 0:
-        return Claimed([], None, run["early_s"])
+        return Claimed([], run["early_s"])
     if run["when_idle"] and _is_true(connection, _LIVE):
-        return Claimed([], None, _BUSY_S)
+        return Claimed([], _BUSY_S)
     if run["images_per_s"]:
         limit = max(1, min(limit, int(run["images_per_s"])))
     values = {
@@ -123,14 +139,14 @@ def claim(
     connection.execute(_GIVE_UP, values)
     found = _claim(connection, values)
     if not found:
-        return Claimed([], None, _walk_on(connection, run))
+        return Claimed([], _walk_on(connection, run))
     if run["images_per_s"]:
         connection.execute(
             "UPDATE reprocessings SET next_at = clock_timestamp() + make_interval(secs => %s)"
             " WHERE reprocessing_pk = %s",
             (len(found) / run["images_per_s"], run["reprocessing_pk"]),
         )
-    return Claimed(found, _model_of(run), 0.0)
+    return Claimed(found, 0.0)
 
 
 def extend(connection: Connection, item_pks: Sequence[int], lease_s: float) -> None:
@@ -178,17 +194,9 @@ def record(
 
 
 def stop_for(connection: Connection, number: int, problem: str) -> None:
-    """Pause a reprocessing that cannot go on, and say why; its images go back untried."""
-    connection.execute(
-        "UPDATE reprocessing_items SET state = 'waiting', attempts = attempts - 1, worker = NULL, leased_until = NULL"
-        " WHERE item_pk = ANY(ARRAY(SELECT item_pk FROM reprocessing_items WHERE reprocessing_fk = %s"
-        " AND state = 'running' FOR UPDATE SKIP LOCKED))",
-        (number,),
-    )
-    try:
+    """Pause a reprocessing that cannot go on, and say why."""
+    with contextlib.suppress(Conflict):  # another worker or a person was faster
         pause(connection, number, "sangloc", problem)
-    except Conflict:  # another worker or a person was faster
-        return
 
 
 def _model_of(run: dict[str, Any]) -> ModelRef:

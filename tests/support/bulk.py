@@ -63,7 +63,10 @@ class Archive:
         """What a worker is given after the walk has come to something."""
         while True:
             with self.database.transaction() as connection:
-                found = reprocessing_queue.claim(connection, worker, limit, lease_s, **over)
+                turn = reprocessing_queue.upcoming(connection)
+                if turn is None:
+                    return Claimed([], 1.0)
+                found = reprocessing_queue.claim(connection, turn.number, worker, limit, lease_s, **over)
             if found.jobs or found.wait_s > 0:
                 return found
 
