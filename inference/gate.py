@@ -19,12 +19,12 @@ from models.gate import DEFAULT_GATE, Gatekeeper, Reason, load_gate, put_right
 from models.preprocess import Frame
 from storage.errors import NotScorable
 
-__all__ = ["DEFAULT_GATE", "Gate", "Looked", "features_as_stored", "frame_as_stored", "open_gate"]
+__all__ = ["DEFAULT_GATE", "SENTENCES", "Gate", "Looked", "features_as_stored", "frame_as_stored", "open_gate"]
 
 Grey = npt.NDArray[np.uint8]
 
 _REASONS: dict[Reason, str] = {
-    "too_small": "the image is too small to read: at least 64 pixels a side are needed",
+    "too_small": "the image is smaller than 64 pixels a side",
     "blank": "the image is blank: it shows one shade of grey",
     "saturated": "the image is saturated: {share:.0%} of it is plain white",
     "underexposed": "the image is underexposed: {share:.0%} of it is plain black",
@@ -42,6 +42,8 @@ _TURNED = {
     270: "the image lay on its side, its top to the right, and was turned upright",
 }
 _INVERTED = "black and white were exchanged in the image and were changed back"
+
+SENTENCES = (*(text.format(share=0.7) for text in _REASONS.values()), *_TURNED.values(), _INVERTED)
 
 
 class Looked(NamedTuple):

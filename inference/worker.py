@@ -29,6 +29,7 @@ from inference import triage
 from inference.bulk import Bulk, is_bulk
 from inference.engine import Device
 from inference.explaining import MapKeeper, explain
+from inference.gate import Gate, features_as_stored, open_gate
 from inference.pulse import Pulse
 from inference.reading import Read, read_job
 from inference.roster import Lineup, Roster, RosterConfig
@@ -38,7 +39,7 @@ from inference.wakeup import Wakeup
 from models.preprocess import Frame
 from storage import activations, findings, jobs, worklist
 from storage.database import Database
-from storage.errors import NotScorable, Unavailable
+from storage.errors import InvalidBundle, NotScorable, Unavailable
 from storage.objects import ObjectStore
 
 __all__ = ["Worker", "WorkerConfig"]
@@ -65,6 +66,7 @@ class WorkerConfig:
     threads: int = field(default_factory=lambda: max(2, min(8, os.cpu_count() or 2)))  # that read images
     cache_dir: Path | None = None  # of converted models; None: the user's cache folder
     maps: bool = True  # whether the maps of flagged images are stored
+    gate: bool = True  # whether the input gate looks at each image first
 
 
 class _InHand(NamedTuple):
@@ -113,6 +115,7 @@ class Worker:
             MapKeeper(self._database, self._store) as self._maps,
             self._roster,
         ):
+            self._gate = self._open_gate() if config.gate else None
             self._roster.load()
             on_ready()
             self._work(pool, wakeup)
@@ -159,6 +162,14 @@ class Worker:
         except Unavailable:
             return None
 
+    def _open_gate(self) -> Gate | None:
+        """The input gate. Without it films are scored as they come: a wrong priority is less than none for anybody."""
+        try:
+            return open_gate()
+        except InvalidBundle as error:
+            log.error("the input gate cannot be used, films are scored without it", reason=str(error))
+            return None
+
     # a batch
 
     def _claim(self, pool: ThreadPoolExecutor, beside: Sequence[_InHand] = ()) -> list[_InHand]:
@@ -201,7 +212,7 @@ class Worker:
             return made
 
         def read() -> Read:
-            return self._patiently("the object store", lambda: read_job(self._store, job, prepare))
+            return self._patiently("the object store", lambda: read_job(self._store, job, prepare, self._gate))
 
         return _InHand(job, pool.submit(read), model, shadowed)
 
@@ -251,11 +262,12 @@ class Worker:
                 result.not_eligible.append((job, "the model gives no number for this image"))
                 continue
             times = {"decode_ms": image.decode_ms, "inference_ms": each_ms}
-            found = score(self._policy, model, job, row, features, **times)
+            found = score(self._policy, model, job, row, features, notes=image.notes, **times)
             result.scores.append(found)
             result.scored.append(job)
             if self._config.maps:
-                result.explained += explain(model.bundle, model.engine.head, found, features, image.frame)
+                stored = None if features is None else features_as_stored(features, image.turned)
+                result.explained += explain(model.bundle, model.engine.head, found, stored, image.frame)
         return result
 
     def _inputs(self, batch: Sequence[_InHand]) -> Iterator[tuple[jobs.Job, Model, Read | Exception]]:

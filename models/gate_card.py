@@ -14,25 +14,26 @@ __all__ = ["write_gate_card"]
 
 _USE = """\
 Research use. **Not a medical device.** It keeps from a model for frontal chest radiographs of adults what that model
-does not know, and puts right what came turned or inverted. What it refuses stays on the worklist in arrival order, with
-the reason."""
+does not know, and puts right what came turned or inverted. What it refuses stays on the worklist in arrival order,
+with the reason."""
 
 _HOW = """\
 A film is shown to the network as a square of 96 px; one that is surely upright and right in black and white is judged
-at once. Otherwise all eight turned and inverted versions are shown to it, each votes for how the film came, and the mean
-of their log-probabilities decides. The film is put right where that is sure, and refused where nothing is. Beside the
-network stands what 40 principal components of chest films at 32 px leave over (a share of the variance), and before both
-stand rules for blank, saturated, underexposed and noisy images and for those with hardly any grey levels."""
+at once. Otherwise all eight turned and inverted versions are shown to it, each votes for how the film came, and the
+mean of their log-probabilities decides. The film is put right where that is sure, and refused where nothing is.
+Beside the network stands what 40 principal components of chest films at 32 px leave over (a share of the variance),
+and before both stand rules for blank, saturated, underexposed and noisy images and for those with hardly any grey
+levels."""
 
 _LIMITS = """\
-- **Lateral films are not recognised by their pixels.** There is no lateral film in the training data; the header's view
-  (View Position, View Code, words of the description) keeps them out. The drawn lateral phantom among the drawings is no
-  measure of real ones.
+- **Lateral films are not recognised by their pixels.** There is no lateral film in the training data; the header's
+  view (View Position, View Code, words of the description) keeps them out. The drawn lateral phantom among the
+  drawings is no measure of real ones.
 - "Not a chest" was learned from drawings and from chest films that were taken apart. What it does with real
   radiographs of other body parts is known from a handful of public test files only ("real images of other things").
 - Children: those of 1 to 5 years come from one hospital (source `kermany`) that sent no adults, so their figure may
-  partly be the hospital's. The older ones are from the same hospital as the adults (`nih`): that figure is honest, and it
-  shows that adolescents are not told from adults. The header's age (`inference.eligibility`) is what counts.
+  partly be the hospital's. The older ones are from the same hospital as the adults (`nih`): that figure is honest,
+  and it shows that adolescents are not told from adults. The header's age (`inference.eligibility`) is what counts.
 - Turned, inverted and cropped films were made by code from good ones; the share of each kind at a site is unknown.
 - A mirrored film (left and right exchanged) is not noticed. The model is trained on mirrored films too.
 - Sources of the good films: see the model's card. No film from Viet Nam."""
@@ -90,7 +91,7 @@ def _making(ours: dict[str, Any]) -> str:
 
 def _figures(report: GateReport, command: str) -> str:
     intro = (
-        f"95 % intervals by film (Wilson). Reproduce with `{command}`. *As it should be*: a good film scored as it came,"
+        f"95 % intervals by film (Wilson). Made by `{command}`. *As it should be*: a good film scored as it came,"
         " a turned or inverted one put right, anything else refused. *Missed*: scored as it came. *Wrongly put right*:"
         " turned or inverted, and not as it should have been."
     )

@@ -325,6 +325,7 @@ def run_worker(settings: Settings, on_ready: Callable[[], None]) -> None:
         max_attempts=chosen.max_attempts,
         cache_dir=settings.data.absolute() / "cache",
         maps=settings.triage.maps,
+        gate=settings.triage.gate,
     )
     worker = Worker(
         database(settings, "worker"), object_store(settings), bundle_folder(settings), triage_policy(settings), config

@@ -207,6 +207,9 @@ class Triage(Section):
     high_risk_probability: Annotated[float, Field(gt=0, le=1)] = Field(
         default=_TRIAGE.high_risk_probability, description="calibrated probability from which a flag is high risk"
     )
+    gate: bool = Field(
+        default=True, description="look at each image first: refuse what is no chest film of an adult, put others right"
+    )
     maps: bool = Field(
         default=True, description="store where in a flagged image its findings were seen; off: triage only, no maps"
     )

@@ -144,7 +144,9 @@ export class Detail {
           element("td", {}, bar, element("b", { textContent: percent(one.probability) })),
           element("td", { textContent: percent(one.threshold) })));
       }
+      const notes = (score.notes ?? []).map((note) => element("p", { className: "note", ...reason(note) }));
       section.append(
+        ...notes,
         element("table", {}, element("thead", {}, element("tr", {}, ...["finding", "probability", "threshold"].map(
           (name) => element("th", { scope: "col", textContent: t(name) })))), body),
         element("p", { className: "source", title: score.weights_sha256, textContent: t("source", score.model_name, score.model_version,

@@ -1,5 +1,5 @@
-// Why no model reads a study, in Vietnamese. The server's sentences (inference/eligibility.py, decoding.py, pixels.py) are
-// English; one that is not in this table is shown as it came. {1} is the first part in brackets.
+// Why no model reads a study, in Vietnamese, and what was put right first. The server's sentences (inference/eligibility.py,
+// decoding.py, pixels.py, gate.py) are English; one that is not in this table is shown as it came. {1} is the first part in brackets.
 
 const FRONTAL = "only frontal chest radiographs are";
 const ONLY = "chỉ đọc phim ngực thẳng";
@@ -22,6 +22,20 @@ const REASONS_VI = [
   [`neither body part nor description is given: ${FRONTAL}`, `không ghi vùng chụp và mô tả: ${ONLY}`],
   [`lateral or oblique view \\([^:]+: (.+)\\): ${FRONTAL}( read)?`, `phim nghiêng hoặc chếch ({1}): ${ONLY}`],
   [`frontal or lateral cannot be told \\([^:]+: (.+)\\): ${FRONTAL}`, `không rõ phim thẳng hay nghiêng ({1}): ${ONLY}`],
+  [`the image does not look like a frontal chest radiograph: ${FRONTAL} read`, `ảnh không giống phim ngực thẳng: ${ONLY}`],
+  ["the image may be turned on its side or upside down.*", "ảnh có thể bị xoay ngang hoặc lộn ngược, không rõ chiều nào"],
+  ["black and white may be exchanged in the image.*", "ảnh có thể bị đảo đen trắng, không xác định được"],
+  ["the image shows only a part of the chest.*", "ảnh chỉ có một phần lồng ngực: mô hình chỉ biết phim đủ lồng ngực"],
+  ["the image looks like the chest of a child.*", "ảnh giống phim ngực trẻ em: mô hình chỉ biết người lớn"],
+  ["the image is saturated: (.+) of it is plain white", "ảnh quá sáng: {1} diện tích trắng hoàn toàn"],
+  ["the image is underexposed: (.+) of it is plain black", "ảnh quá tối: {1} diện tích đen hoàn toàn"],
+  ["the image has too few grey levels.*", "ảnh có quá ít mức xám để thấy được lồng ngực"],
+  ["the image shows nothing but noise", "ảnh chỉ có nhiễu"],
+  ["the image is smaller than 64 pixels a side", "ảnh nhỏ hơn 64 điểm ảnh mỗi cạnh"],
+  ["the image lay on its side, its top to the left.*", "ảnh nằm ngang (đầu quay sang trái) đã được xoay thẳng"],
+  ["the image lay on its side, its top to the right.*", "ảnh nằm ngang (đầu quay sang phải) đã được xoay thẳng"],
+  ["the image was upside down.*", "ảnh lộn ngược đã được xoay thẳng"],
+  ["black and white were exchanged.*", "ảnh đảo đen trắng đã được đảo lại"],
   ["the image is blank.*", "ảnh trống: mọi điểm ảnh có cùng giá trị"],
   ["the image has no contrast", "ảnh không có độ tương phản"],
   ["the pixel data is truncated.*", "dữ liệu ảnh bị cắt cụt"],
