@@ -16,8 +16,8 @@ from psycopg.rows import class_row, dict_row
 from storage.database import Connection
 
 __all__ = [
-    "KINDS", "Due", "Kind", "Result", "claim", "drop_due", "enqueue", "failed", "known", "later", "next_due_s",
-    "of_study", "pass_over", "pending", "skipped", "source_of", "written", "written_for",
+    "KINDS", "Due", "Kind", "Result", "Written", "claim", "drop_due", "enqueue", "failed", "known", "later",
+    "next_due_s", "of_study", "pass_over", "pending", "skipped", "source_of", "written", "written_for",
 ]  # fmt: skip
 
 Kind = Literal["sr", "pr", "sc"]
@@ -48,6 +48,15 @@ class Result(NamedTuple):
     model_version: str
     reason: str
     changed_at: dt.datetime
+
+
+class Written(NamedTuple):
+    """One object that can be retrieved."""
+
+    study_uid: str
+    series_uid: str
+    sop_class: str
+    sop_uid: str
 
 
 # Asked for by a workitem: then the answer is wanted whatever it is. Else only what is flagged: an object that says
@@ -210,16 +219,17 @@ def pending(connection: Connection, sop_uids: Sequence[str]) -> bool:
     return row is not None and row[0]
 
 
-def written_for(connection: Connection, sop_uids: Sequence[str]) -> list[tuple[str, str, str, str]]:
-    """Study, series, SOP class and SOP instance UID of the visible objects about these images, as they stand now."""
-    return connection.execute(
+def written_for(connection: Connection, sop_uids: Sequence[str]) -> list[Written]:
+    """The visible objects about these images, where they stand now."""
+    rows = connection.execute(
         "SELECT s.study_uid, e.series_uid, o.sop_class, o.sop_uid FROM instances AS i"
         " JOIN scores AS c ON c.instance_fk = i.instance_pk JOIN results AS r ON r.score_fk = c.score_pk"
         " JOIN instances AS o ON o.sop_uid = r.sop_uid AND NOT o.hidden JOIN series AS e ON e.series_pk = o.series_fk"
         " JOIN studies AS s ON s.study_pk = e.study_fk WHERE i.sop_uid = ANY(%s) AND r.state = 'written'"
         " ORDER BY r.result_pk",
         (list(sop_uids),),
-    ).fetchall()
+    )
+    return [Written(*row) for row in rows]
 
 
 def of_study(connection: Connection, study_uid: str) -> list[Result]:

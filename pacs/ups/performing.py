@@ -15,7 +15,7 @@ import structlog
 
 from pacs.ups import steps
 from pacs.ups.attributes import PERFORMED, PRIORITY, Model, attribute, code, date_time, first, inputs, items, moment
-from storage import jobs, workitems
+from storage import jobs, results, workitems
 from storage.database import Connection, Database
 from storage.workitems import OURS, Workitem
 
@@ -41,12 +41,16 @@ class _Instance(NamedTuple):
     flagged: bool | None
 
 
-def work_off(database: Database) -> int:
-    """Look at every workitem of ours once; how many changed their state."""
+def work_off(database: Database, *, retrieve_from: str = "") -> int:
+    """Look at every workitem of ours once; how many changed their state.
+
+    `retrieve_from`: the AE title that gives out the DICOM objects that are written of results, so that a workitem is
+    done when they are; '' where none are written.
+    """
     changed = 0
     for uid in _due(database):
         with database.transaction() as connection:
-            changed += _advance(connection, uid)
+            changed += _advance(connection, uid, retrieve_from)
     if changed:
         with database.autocommit() as connection:
             workitems.notify(connection)
@@ -65,12 +69,12 @@ def _due(database: Database) -> Iterator[str]:
         after = found[-1][0]
 
 
-def _advance(connection: Connection, uid: str) -> bool:
+def _advance(connection: Connection, uid: str, retrieve_from: str) -> bool:
     """Bring one workitem on by a step, where there is one to take."""
     workitem = workitems.get(connection, uid, lock=True)
     if workitem.state == "SCHEDULED":
         return _begin(connection, workitem)
-    return workitem.state == "IN PROGRESS" and _finish(connection, workitem)
+    return workitem.state == "IN PROGRESS" and _finish(connection, workitem, retrieve_from)
 
 
 def _begin(connection: Connection, workitem: Workitem) -> bool:
@@ -106,17 +110,20 @@ def _hasten(connection: Connection, found: list[_Instance], urgency: int) -> Non
         jobs.retry(connection, job_pk, OURS)
 
 
-def _finish(connection: Connection, workitem: Workitem) -> bool:
+def _finish(connection: Connection, workitem: Workitem, retrieve_from: str) -> bool:
     found = _instances(connection, workitem)
     if any(one.triage == "waiting" for one in found):
         return False
     scored = [one for one in found if one.probability is not None]
+    if retrieve_from and results.pending(connection, [one.sop_uid for one in scored]):
+        return False
     if not scored:
         why = "; ".join(dict.fromkeys(one.reason for one in found if one.reason)) or "There is no image to read"
         steps.cancel(connection, workitem, why[:1000], OURS)
     else:
         assert workitem.transaction_uid is not None
-        performed = {PERFORMED: attribute("SQ", _performed(workitem, scored))}
+        outputs = _outputs(results.written_for(connection, [one.sop_uid for one in scored]), retrieve_from)
+        performed = {PERFORMED: attribute("SQ", _performed(workitem, scored, outputs))}
         steps.update(connection, workitem.workitem_uid, performed, workitem.transaction_uid, OURS)
         steps.change_state(connection, workitem.workitem_uid, "COMPLETED", workitem.transaction_uid, OURS)
     log.info("workitem finished", workitem_uid=workitem.workitem_uid, scored=len(scored), instances=len(found))
@@ -142,8 +149,8 @@ def _instances(connection: Connection, workitem: Workitem) -> list[_Instance]:
     return list(found.values())
 
 
-def _performed(workitem: Workitem, scored: list[_Instance]) -> Model:
-    """The item of the performed procedure. The scores are no DICOM objects: content items say what they are."""
+def _performed(workitem: Workitem, scored: list[_Instance], outputs: Iterator[Model]) -> Model:
+    """The item of the performed procedure. Content items say what the scores are, whether objects do or not."""
     attributes: Mapping[str, Any] = workitem.attributes
     began = moment(first(attributes, "00404010"))  # when the state became IN PROGRESS
     item = {
@@ -152,10 +159,29 @@ def _performed(workitem: Workitem, scored: list[_Instance]) -> Model:
         "00404019": attribute("SQ", *items(attributes, _CODES)),
         "00404028": attribute("SQ", code("SANGLOC", "99SANGLOC", "sangloc triage")),
         "00404032": attribute("SQ", code("TRIAGE-SCORE", "99SANGLOC", "Triage score")),
-        "00404033": {"vr": "SQ"},  # no DICOM object comes of it
+        "00404033": attribute("SQ", *outputs),
         "00741212": attribute("SQ", *(content for one in scored for content in _content(one))),
     }
     return dict(sorted(item.items()))
+
+
+def _outputs(objects: list[results.Written], retrieve_from: str) -> Iterator[Model]:
+    """The Output Information Sequence: an item for each series (PS3.3 C.30.3, table 10-3b)."""
+    for study, series in dict.fromkeys((one.study_uid, one.series_uid) for one in objects):
+        yield {
+            "00081199": attribute(
+                "SQ",
+                *(
+                    {"00081150": attribute("UI", one.sop_class), "00081155": attribute("UI", one.sop_uid)}
+                    for one in objects
+                    if one.series_uid == series
+                ),
+            ),
+            "0020000D": attribute("UI", study),
+            "0020000E": attribute("UI", series),
+            "0040E020": attribute("CS", "DICOM"),
+            "0040E021": attribute("SQ", {"00080054": attribute("AE", retrieve_from)}),
+        }
 
 
 def _content(one: _Instance) -> Iterator[Model]:

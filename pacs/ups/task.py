@@ -24,6 +24,7 @@ def perform(exchange: Exchange, stop: threading.Event) -> None:
         if due:
             from pacs.ups.performing import work_off  # noqa: PLC0415 - an idle process stays small
 
-            work_off(exchange.database)
+            writes = exchange.config.report_objects != "none"
+            work_off(exchange.database, retrieve_from=exchange.config.ae_title if writes else "")
         stop.wait(_PAUSE_S)
         bell.wait(_POLL_S)
