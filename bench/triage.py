@@ -14,12 +14,14 @@ import contextlib
 import datetime as dt
 import hashlib
 import json
+import multiprocessing
 import os
 import statistics
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -30,7 +32,7 @@ import pydicom
 import structlog
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
-from pydicom.uid import ExplicitVRLittleEndian, JPEGLSLossless, generate_uid
+from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, JPEGLSLossless, generate_uid
 from rich.console import Console
 from rich.table import Table
 
@@ -50,15 +52,20 @@ from storage.uid import InstanceUID, SeriesUID, StudyUID
 Film = tuple[bytes, int, str]
 DX = "1.2.840.10008.5.1.4.1.1.1.1"
 ROWS, COLUMNS = 3000, 2500
+_KINDS: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "raw": (ExplicitVRLittleEndian, lambda _: None),
+    "jls": (JPEGLSLossless, imagecodecs.jpegls_encode),
+    "j2k": (JPEG2000Lossless, partial(imagecodecs.jpeg2k_encode, codecformat="j2k", bitspersample=12, reversible=True)),
+}
 
 
 def film(seed: int, kind: str) -> Film:
-    """A 12-bit film of 15 MB (raw) or as JPEG-LS (jls): the object, the offset of its data set, transfer syntax."""
+    """A 12-bit film of 15 MB raw, as JPEG-LS (jls) or JPEG 2000 (j2k): the object, offset of its data set, syntax."""
     noise = np.random.default_rng(seed).integers(-6, 7, (ROWS, COLUMNS))
     pixels = np.clip(chest(seed, rows=ROWS, columns=COLUMNS) + noise, 0, 4095).astype(np.uint16)
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = DX, generate_uid()
-    meta.TransferSyntaxUID = JPEGLSLossless if kind == "jls" else ExplicitVRLittleEndian
+    meta.TransferSyntaxUID, encode = _KINDS[kind]
     data = Dataset()
     data.file_meta = meta
     data.SOPClassUID, data.SOPInstanceUID, data.Modality = DX, meta.MediaStorageSOPInstanceUID, "DX"
@@ -67,7 +74,7 @@ def film(seed: int, kind: str) -> Film:
     data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
     data.BitsAllocated, data.BitsStored, data.HighBit, data.PixelRepresentation = 16, 12, 11, 0
     data.WindowCenter, data.WindowWidth, data.RescaleSlope, data.RescaleIntercept = 2048, 4096, 1, 0
-    frame = imagecodecs.jpegls_encode(pixels) if kind == "jls" else None
+    frame = encode(pixels)
     data.PixelData = encapsulate([bytes(frame)]) if frame is not None else pixels.tobytes()
     data["PixelData"].VR = "OB" if frame is not None else "OW"
     buffer = BytesIO()
@@ -105,6 +112,7 @@ class Bench:
     """A worker in this process, on an embedded PostgreSQL and a folder store."""
 
     def __init__(self, folder: Path, bundle: Path) -> None:
+        self.folder, self.bundle = folder, bundle
         self.server = EmbeddedPostgres(folder / "postgres")
         self.database = Database(self.server.start())
         migrate(self.database)
@@ -160,10 +168,36 @@ class Bench:
                 times.append(time.perf_counter() - begun)
         return times
 
+    def peak_mib(self, films: list[Film], images: int) -> float:
+        """The most memory, in MiB, that a worker process of its own held while it scored images of all kinds."""
+        before = self.scored()
+        for n in range(images):
+            put(self.database, self.store, films[n % len(films)])
+        context = multiprocessing.get_context("spawn")
+        process = context.Process(target=work, args=(self.server.start(), self.folder, self.bundle), daemon=True)
+        process.start()
+        try:
+            while self.scored() < before + images:
+                time.sleep(0.05)
+            status = Path(f"/proc/{process.pid}/status").read_text("utf-8")
+        finally:
+            process.terminate()
+            process.join()
+        peak = next(line for line in status.splitlines() if line.startswith("VmHWM"))
+        return int(peak.split()[1]) / 1024
+
     def close(self) -> None:
         """Stop the database."""
         self.database.close()
         self.server.stop()
+
+
+def work(conninfo: str, folder: Path, bundle: Path) -> None:
+    """A worker alone in this process, until it is ended; `Bench.peak_mib` starts it."""
+    config = WorkerConfig(cache_dir=folder / "cache")
+    Worker(Database(conninfo), DirectoryStore(folder / "objects"), bundle, TriagePolicy(), config).run(
+        threading.Event()
+    )
 
 
 def plain(films: list[Film], bundle_path: Path, images: int, folder: Path) -> float:
@@ -206,12 +240,13 @@ def main() -> None:
     table = Table("case", "sangloc", "plain", "ratio", title="triage, images per second, decode included")
     with tempfile.TemporaryDirectory(prefix="sangloc-bench-") as made:
         folder = Path(made)
-        films = {kind: [film(seed, kind) for seed in range(4)] for kind in ("raw", "jls")}
+        films = {kind: [film(seed, kind) for seed in range(4)] for kind in _KINDS}
         bench = Bench(folder, options.bundle)
         try:
             with bench.working():  # converts the model where that was not done yet
                 pass
             fast = {kind: bench.throughput(films[kind], options.images) for kind in films}
+            peak = bench.peak_mib([one for each in films.values() for one in each], options.images)
             times = sorted(bench.times_to_flag(films["raw"], options.studies))
         finally:
             bench.close()
@@ -222,6 +257,8 @@ def main() -> None:
             result[f"{kind}_ratio"] = round(fast[kind] / slow, 2)
     console = Console()
     console.print(table)
+    result["worker_peak_mib"] = round(peak)
+    console.print(f"worker memory: {peak:.0f} MiB at most")
     if times:
         p95 = times[min(len(times) - 1, int(0.95 * len(times)))]
         result |= {"flag_p50_s": round(statistics.median(times), 3), "flag_p95_s": round(p95, 3)}

@@ -3,6 +3,8 @@
     CACHE/<key>/model.xml, model.bin    the network, float32: logits and, where it has one, its last feature map
     CACHE/<key>/probe.npz               inputs, the logits and features that torch computed for them, and the head
 
+    CACHE/<key>/speed.json              which way of running it is the fastest here (`inference.selfbench`)
+
 The key is a digest of weights, network and versions: a new model is converted anew, an old one never. The folder is
 renamed into place when it is whole. A copy that cannot be read, or does not answer as torch did, is made again once.
 """
@@ -16,14 +18,17 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import structlog
 
+from inference.selfbench import TORCH, fastest_first, keep_measured
 from models.bundle import Bundle
 from models.features import Head, Outputs, pooled, split_head
 from models.phantom import chest
@@ -34,7 +39,7 @@ sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 import openvino  # noqa: E402
 
-__all__ = ["OpenVinoEngine", "export"]
+__all__ = ["Compiled", "OpenVinoEngine", "agreement", "compiled", "export"]
 
 Floats = npt.NDArray[np.float32]
 log = structlog.get_logger()
@@ -45,8 +50,19 @@ _FEATURES_TOLERANCE = {"bf16": 0.05, "f32": 1e-3}  # of a mean over places, in t
 _PROBES = (("", 1), ("opacity", 2), ("effusion", 3))
 
 
+class Predicts(Protocol):
+    """Whatever runs a network."""
+
+    def predict(self, batch: Floats) -> Outputs:
+        """Logits and features of inputs [n, channels, size, size]."""
+
+
 class OpenVinoEngine:
-    """OpenVINO on the CPU: bf16 where the processor computes with it, else float32."""
+    """OpenVINO on the CPU, in the precision that is the fastest here and agrees with torch.
+
+    Attributes:
+        torch_is_faster: whether torch in bf16 was measured to be so.
+    """
 
     name = "openvino"
 
@@ -59,7 +75,7 @@ class OpenVinoEngine:
                 log.info("converting the model, once", model=bundle.name, folder=str(folder))
                 _export_apart(bundle, folder)
             try:
-                self._request, self.precision, self.head = _compile(folder)
+                self._use(folder, fastest_first(bundle, folder))
             except (RuntimeError, OSError, ValueError, KeyError) as error:
                 log.warning("the converted model cannot be used", copy=attempt, error=str(error))
             else:
@@ -68,7 +84,34 @@ class OpenVinoEngine:
 
     def predict(self, batch: Floats) -> Outputs:
         """Logits and features of inputs [n, channels, size, size]."""
-        return _infer(self._request, batch)
+        return self._network.predict(batch)
+
+    def _use(self, folder: Path, ways: Sequence[str]) -> None:
+        self.torch_is_faster = ways[:1] == (TORCH,)
+        problem = RuntimeError("no precision of OpenVINO agrees with torch")
+        for precision in (way for way in ways if way != TORCH):
+            network = compiled(folder, precision)
+            try:
+                difference = agreement(folder, network, precision)
+            except RuntimeError as error:
+                problem = error
+                continue
+            log.info("model compiled", engine="openvino", precision=precision, difference=round(difference, 5))
+            self._network, self.precision, self.head = network, precision, _head(folder)
+            return
+        raise problem
+
+
+class Compiled(NamedTuple):
+    """A network that OpenVINO compiled."""
+
+    request: Any
+
+    def predict(self, batch: Floats) -> Outputs:
+        """Logits and features of inputs [n, channels, size, size]."""
+        answers = self.request.infer({0: np.ascontiguousarray(batch, np.float32)}, share_inputs=True)
+        each = [np.asarray(answers[place], np.float32) for place in range(len(answers))]  # copied by `infer`
+        return Outputs(each[0], each[1] if len(each) > 1 else None)
 
 
 def export(bundle: Bundle, folder: Path) -> None:
@@ -102,26 +145,39 @@ def export(bundle: Bundle, folder: Path) -> None:
 
 
 def _export_apart(bundle: Bundle, folder: Path) -> None:
-    """`export` in a process of its own, which takes torch's 400 MB with it when it ends."""
+    """Convert and measure in a process of its own, which takes torch's 400 MB with it when it ends."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        pool.submit(export, bundle, folder).result()
+        pool.submit(_export_and_measure, bundle, folder).result()
 
 
-def _compile(folder: Path) -> tuple[Any, str, Head | None]:
-    """A request that answers as torch did, its precision, and the head; raises RuntimeError where none does."""
+def _export_and_measure(bundle: Bundle, folder: Path) -> None:
+    export(bundle, folder)
+    with suppress(Exception):  # `fastest_first` tries again, and tells
+        keep_measured(bundle, folder)
+
+
+def compiled(folder: Path, precision: str) -> Compiled:
+    """The converted network in a precision, bf16 or f32; raises RuntimeError where OpenVINO cannot."""
     core = openvino.Core()
+    if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        raise RuntimeError("this processor does not compute in bf16")
+    options = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
+    return Compiled(core.compile_model(core.read_model(folder / "model.xml"), "CPU", options).create_infer_request())
+
+
+def agreement(folder: Path, network: Predicts, precision: str) -> float:
+    """The greatest difference of a probability from torch's in float32; raises RuntimeError where it is too great."""
     with np.load(folder / "probe.npz") as probe:
         inputs, expected = probe["inputs"], Outputs(probe["logits"], probe.get("features"))
-        head = Head(probe["weights"], probe["bias"]) if expected.features is not None else None
-    capable = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    for precision in ("bf16", "f32") if "BF16" in capable else ("f32",):
-        options = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
-        request = core.compile_model(core.read_model(folder / "model.xml"), "CPU", options).create_infer_request()
-        difference, drift = _differences(_infer(request, inputs), expected)
-        if difference <= _TOLERANCE[precision] and drift <= _FEATURES_TOLERANCE[precision]:  # false for NaN
-            log.info("model compiled", engine="openvino", precision=precision, difference=round(difference, 5))
-            return request, precision, head
+    difference, drift = _differences(network.predict(inputs), expected)
+    if difference <= _TOLERANCE[precision] and drift <= _FEATURES_TOLERANCE[precision]:  # false for NaN
+        return difference
     raise RuntimeError(f"its probabilities differ by {difference:.3f} from torch's, its features by {drift:.3f}")
+
+
+def _head(folder: Path) -> Head | None:
+    with np.load(folder / "probe.npz") as probe:
+        return Head(probe["weights"], probe["bias"]) if "weights" in probe else None
 
 
 def _differences(got: Outputs, expected: Outputs) -> tuple[float, float]:
@@ -133,12 +189,6 @@ def _differences(got: Outputs, expected: Outputs) -> tuple[float, float]:
         raise ValueError("the converted model does not give the network's features")
     means = pooled(expected.features)
     return difference, float(np.abs(pooled(got.features) - means).max() / max(float(np.abs(means).max()), 1e-6))
-
-
-def _infer(request: Any, batch: Floats) -> Outputs:
-    answers = request.infer({0: np.ascontiguousarray(batch, np.float32)})
-    each = [np.asarray(answers[place], np.float32) for place in range(len(answers))]  # copied by `infer`
-    return Outputs(each[0], each[1] if len(each) > 1 else None)
 
 
 def _sigmoid(logits: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
