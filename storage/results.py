@@ -5,19 +5,23 @@ then stands in a row for each score and kind of object, until that row names the
 process that is killed in between loses nothing, and writes nothing twice, for UIDs follow from what an object is about.
 """
 
+# ruff: noqa: S608 - the statements are put together from constants only
+
 from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, LiteralString, NamedTuple
 
 from psycopg.rows import class_row, dict_row
 
 from storage.database import Connection
+from storage.errors import NotFound
 
 __all__ = [
     "KINDS", "Due", "Kind", "Result", "Written", "claim", "drop_due", "enqueue", "failed", "known", "later",
-    "next_due_s", "of_study", "pass_over", "pending", "skipped", "source_of", "written", "written_for",
+    "map_key", "mapped", "next_due_s", "of_study", "pass_over", "pending", "skipped", "source_of", "written",
+    "written_for",
 ]  # fmt: skip
 
 Kind = Literal["sr", "pr", "sc"]
@@ -242,3 +246,29 @@ def of_study(connection: Connection, study_uid: str) -> list[Result]:
             " WHERE s.study_uid = %s AND NOT s.hidden AND NOT i.hidden AND NOT c.shadow ORDER BY r.result_pk DESC",
             (study_uid,),
         ).fetchall()
+
+
+_MAPPED: LiteralString = " AND NOT c.shadow AND c.map_key <> '' AND c.notes::text NOT LIKE '%%turned upright%%'"
+
+
+def mapped(connection: Connection, study_uid: str) -> list[str]:
+    """The study's images of which maps are stored that lie over the film as it is stored."""
+    rows = connection.execute(
+        "SELECT DISTINCT i.sop_uid FROM studies AS s JOIN scores AS c ON c.study_fk = s.study_pk"
+        " JOIN instances AS i ON i.instance_pk = c.instance_fk"
+        " WHERE s.study_uid = %s AND NOT s.hidden AND NOT i.hidden" + _MAPPED + " ORDER BY 1",
+        (study_uid,),
+    )
+    return [uid for (uid,) in rows]
+
+
+def map_key(connection: Connection, sop_uid: str) -> str:
+    """The object with the newest maps of an image; raises `NotFound` without any, and where the film was turned."""
+    row = connection.execute(
+        "SELECT c.map_key FROM instances AS i JOIN scores AS c ON c.instance_fk = i.instance_pk"
+        " WHERE i.sop_uid = %s AND NOT i.hidden" + _MAPPED + " ORDER BY c.score_pk DESC LIMIT 1",
+        (sop_uid,),
+    ).fetchone()
+    if row is None:
+        raise NotFound(f"No maps are stored that fit instance {sop_uid}.")
+    return str(row[0])

@@ -78,7 +78,7 @@ function translate() {
   translatePage();
   draw();
   if (detail.item) detail.open(detail.item);
-  const keys = [["j ↓ / k ↑", "helpMove"], ["Enter", "helpOpen"], ["Esc", "helpClose"], ["r", "helpRead"], ["u", "helpUndo"], ["/", "helpSearch"], ["?", "helpHelp"]];
+  const keys = [["j ↓ / k ↑", "helpMove"], ["Enter", "helpOpen"], ["Esc", "helpClose"], ["r", "helpRead"], ["m", "helpMap"], ["u", "helpUndo"], ["/", "helpSearch"], ["?", "helpHelp"]];
   get("help").replaceChildren(
     element("h2", { id: "help-title", textContent: t("helpTitle") }),
     element("dl", {}, ...keys.flatMap(([key, name]) => [element("dt", {}, element("kbd", { textContent: key })), element("dd", { textContent: t(name) })])),
@@ -156,7 +156,7 @@ const KEYS = {
   j: () => move(1), ArrowDown: () => move(1), k: () => move(-1), ArrowUp: () => move(-1),
   Enter: () => list.chosen && open(list.chosen), Escape: () => detail.item && closeDetail(), u: undo,
   r: () => { const item = list.items.find((one) => one.study_uid === list.chosen); if (item) toggleRead(item); },
-  "/": () => get("who").focus(), "?": () => get("help").showModal(),
+  m: () => detail.toggleMap(), "/": () => get("who").focus(), "?": () => get("help").showModal(),
 };
 
 document.addEventListener("keydown", (event) => {

@@ -12,6 +12,7 @@ export class Detail {
     this.actions = actions; // { close, toggleRead, report }
     this.item = null;
     this.turn = 0;
+    this.toggleMap = () => {}; // of the picture that is shown
   }
 
   get uid() {
@@ -22,6 +23,7 @@ export class Detail {
     this.turn += 1;
     this.item = null;
     this.panel.hidden = true;
+    this.toggleMap = () => {};
     this.panel.replaceChildren();
   }
 
@@ -31,11 +33,11 @@ export class Detail {
     this.panel.hidden = false;
     this.panel.replaceChildren(this.head(item), element("p", { className: "loading", textContent: t("loading") }));
     try {
-      const [whole, scores] = await Promise.all([
-        getJson(`api/studies/${item.study_uid}`), getJson(`api/studies/${item.study_uid}/findings`)]);
+      const [whole, scores, results] = await Promise.all(
+        ["", "/findings", "/results"].map((part) => getJson(`api/studies/${item.study_uid}${part}`)));
       if (turn !== this.turn) return;
       const images = whole.series.flatMap((one) => one.instances).filter((one) => one.rows);
-      this.panel.replaceChildren(this.head(item), this.viewer(item, images, turn), this.scores(item, scores.items));
+      this.panel.replaceChildren(this.head(item), this.viewer(item, images, turn, results.maps), this.scores(item, scores.items));
     } catch (error) {
       if (turn === this.turn) this.panel.querySelector(".loading").textContent = error.message;
     }
@@ -54,7 +56,7 @@ export class Detail {
         element("button", { type: "button", className: "quiet", textContent: t("close"), onclick: () => this.actions.close() })));
   }
 
-  viewer(item, images, turn) {
+  viewer(item, images, turn, maps) {
     if (!images.length) return element("p", { textContent: "" });
     const picture = element("img", { className: "picture", alt: t("imageOf", patientName(item)), draggable: false });
     const note = element("p", { className: "note", role: "status" });
@@ -107,18 +109,40 @@ export class Detail {
     const sliders = element("div", { className: "sliders" },
       element("label", {}, t("brightness"), level), element("label", {}, t("contrast"), width),
       element("button", { type: "button", className: "quiet", textContent: t("resetWindow"), onclick: () => { view.center = null; draw(); } }));
+    const overlay = element("img", { className: "map", alt: "", hidden: true });
+    const toggle = element("button", { type: "button", className: "quiet", ariaPressed: "false", title: t("mapHint"), onclick: () => show(overlay.hidden) },
+      t("map"), " ", element("kbd", { textContent: "m" }));
+    const show = async (wanted) => {
+      const chosen = view.shown;
+      toggle.hidden = !maps.includes(chosen.sop_uid);
+      overlay.hidden = true;
+      toggle.ariaPressed = "false";
+      if (!wanted || toggle.hidden) return;
+      try {
+        const body = await (await request(`api/instances/${chosen.sop_uid}/map`)).blob();
+        if (turn !== this.turn || chosen !== view.shown) return;
+        URL.revokeObjectURL(overlay.src);
+        overlay.src = URL.createObjectURL(body);
+        overlay.hidden = false;
+        toggle.ariaPressed = "true";
+      } catch (error) { note.textContent = error.message; }
+    };
+    this.toggleMap = () => show(overlay.hidden);
     const tabs = element("div", { className: "tabs", hidden: images.length < 2 });
     images.slice(0, 12).forEach((image, place) => tabs.append(element("button", {
       type: "button", textContent: place + 1, title: t("image", place + 1, images.length), ariaPressed: String(place === 0),
       onclick: (event) => {
         Object.assign(view, { shown: image, center: null });
         for (const other of tabs.children) other.ariaPressed = String(other === event.target);
+        show(false);
         draw();
       },
     })));
     const original = element("button", { type: "button", className: "quiet", textContent: `↓ ${t("download")}`, onclick: () => this.download(view.shown) });
+    show(false);
     draw();
-    return element("section", { className: "viewer" }, tabs, picture, note, sliders, element("p", {}, original));
+    return element("section", { className: "viewer" }, tabs, element("div", { className: "film" }, picture, overlay), note, sliders,
+      element("p", {}, original, " ", toggle));
   }
 
   async download(image) {
