@@ -41,12 +41,16 @@ _OBJECTS = (
     """
     SELECT set_aside_pk, object_key, object_size, dataset_offset, sha256, sop_uid
     FROM set_aside WHERE set_aside_pk > %s ORDER BY set_aside_pk LIMIT %s""",
+    """
+    SELECT model_pk, object_key, object_size, 0, sha256, name || '@' || version
+    FROM model_versions WHERE model_pk > %s ORDER BY model_pk LIMIT %s""",
 )
 _UNNAMED = """
     SELECT object_key FROM found
     EXCEPT SELECT object_key FROM instances
     EXCEPT SELECT object_key FROM set_aside
     EXCEPT SELECT object_key FROM series_metadata
+    EXCEPT SELECT object_key FROM model_versions
     EXCEPT SELECT map_key FROM scores
     ORDER BY object_key"""
 

@@ -17,7 +17,17 @@ from storage.database import Connection
 from storage.errors import Conflict, NotFound
 from storage.models import Evaluation, Fit, Version
 
-__all__ = ["Activation", "activate", "current", "history", "revision", "roll_back", "shadow", "withdraw"]
+__all__ = [
+    "Activation",
+    "activate",
+    "current",
+    "history",
+    "revision",
+    "roll_back",
+    "scored_by_both",
+    "shadow",
+    "withdraw",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,3 +202,23 @@ def _changed(connection: Connection) -> None:
     """The workers look again; NOTIFY is heard when the transaction is committed."""
     connection.execute("UPDATE model_roster SET revision = revision + 1")
     jobs.notify(connection)
+
+
+def scored_by_both(
+    connection: Connection,
+    one: tuple[str, str],
+    other: tuple[str, str],
+    *,
+    site: str | None = None,
+    limit: int = 50_000,
+) -> list[tuple[str, str, float, bool, float, bool]]:
+    """Images that two models (name, version) have scored, the latest first: study and SOP UID, and what each said."""
+    return connection.execute(
+        "SELECT s.study_uid, i.sop_uid, a.probability, a.flagged, b.probability, b.flagged FROM scores AS a"
+        " JOIN scores AS b ON b.instance_fk = a.instance_fk AND b.model_name = %(b)s"
+        " AND b.model_version = %(b_version)s"
+        " JOIN instances AS i ON i.instance_pk = a.instance_fk JOIN studies AS s ON s.study_pk = i.study_fk"
+        " WHERE a.model_name = %(a)s AND a.model_version = %(a_version)s AND NOT i.hidden AND NOT s.hidden"
+        " AND (%(site)s::text IS NULL OR s.site = %(site)s) ORDER BY a.score_pk DESC LIMIT %(limit)s",
+        {"a": one[0], "a_version": one[1], "b": other[0], "b_version": other[1], "site": site, "limit": limit},
+    ).fetchall()

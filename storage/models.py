@@ -21,7 +21,8 @@ from storage.errors import Conflict, InvalidInput, NotFound
 
 __all__ = [
     "Evaluation", "Fit", "Judged", "Version", "add_evaluation", "add_fit", "add_version", "all_versions",
-    "check_name", "evaluations", "find", "fits", "latest_evaluation", "latest_fit", "used_splits",
+    "check_name", "evaluations", "find", "fits", "latest_evaluation", "latest_fit",
+    "refuse_known", "used_splits",
 ]  # fmt: skip
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
@@ -107,16 +108,7 @@ def check_name(name: str, version: str) -> None:
 def add_version(connection: Connection, new: Version, actor: str) -> int:
     """Register a version; its key. Raises `Conflict` where the name and version, or the weights, are known."""
     check_name(new.name, new.version)
-    known = connection.execute(
-        "SELECT name || '@' || version FROM model_versions WHERE (name = %s AND version = %s) OR weights_sha256 = %s",
-        (new.name, new.version, new.weights_sha256),
-    ).fetchone()
-    if known is not None:
-        raise Conflict(
-            f"These weights are registered already, as {known[0]}."
-            if known[0] != new.title
-            else f"There is a {new.title} already: give the new one another version (--version)."
-        )
+    refuse_known(connection, new.name, new.version, new.weights_sha256)
     try:
         found = connection.execute(
             "INSERT INTO model_versions (name, version, weights_sha256, origin, source, findings, card, object_key,"
@@ -132,6 +124,17 @@ def add_version(connection: Connection, new: Version, actor: str) -> int:
                                                      "origin": new.origin, "source": new.source},
     )  # fmt: skip
     return int(found[0])
+
+
+def refuse_known(connection: Connection, name: str, version: str, weights_sha256: str) -> None:
+    """Raise `Conflict` where the name and version, or the weights, are registered."""
+    known = connection.execute(
+        "SELECT name || '@' || version FROM model_versions WHERE weights_sha256 = %s", (weights_sha256,)
+    ).fetchone()
+    if known is not None:
+        raise Conflict(f"These weights are registered already, as {known[0]}.")
+    if connection.execute(_VERSIONS + " WHERE (name, version) = (%s, %s)", (name, version)).fetchone() is not None:
+        raise Conflict(f"There is a {name}@{version} already: give the new one another version (--version).")
 
 
 def all_versions(connection: Connection) -> list[Version]:

@@ -60,6 +60,7 @@ class Imported(NamedTuple):
 
     bundle: Bundle
     origin: str  # monai | torchxrayvision | torchvision
+    source: str  # as it may be kept
 
 
 def adopt(source: str, folder: Path, wanted: Wanted) -> Imported:
@@ -85,7 +86,7 @@ def adopt(source: str, folder: Path, wanted: Wanted) -> Imported:
             origin = _from_checkpoint(path, folder, source, wanted)
     bundle = load_bundle(folder)
     _try_out(bundle)
-    return Imported(bundle, origin)
+    return Imported(bundle, origin, shown(source))
 
 
 def _from_checkpoint(file: Path, folder: Path, source: str, wanted: Wanted) -> str:
