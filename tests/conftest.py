@@ -110,6 +110,16 @@ def store(tmp_path: Path) -> Any:
     return DirectoryStore(tmp_path / "objects")
 
 
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A real Chromium without a window, for the tests of a module."""
+    from browser import Browser
+
+    opened = Browser(tmp_path_factory.mktemp("chromium"))
+    yield opened
+    opened.close()
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real images and load tools beside the checkout."""

@@ -19,11 +19,13 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 from dcmtk import find
+from district import District, district_on
 from raw_dicom import Raw
 
 from pacs.dimse.policy import ReceiverPolicy
 from pacs.dimse.server import Receiver
 from pacs.ingest import Arrival, Ingest
+from storage import forwarding
 from storage.database import Database
 
 
@@ -44,6 +46,16 @@ class Running:
         self.stop.set()
         self.thread.join(30)
         assert not self.thread.is_alive()
+
+
+@pytest.fixture
+def district(
+    postgres: str, migrated_template: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[District]:
+    """A second archive that forwards, and tries again soon."""
+    monkeypatch.setattr(forwarding.line_failed, "__defaults__", ((0.2, 0.5),))  # seconds of back-off
+    with district_on(postgres, migrated_template, tmp_path / "district") as made:
+        yield made
 
 
 @pytest.fixture

@@ -10,21 +10,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from district import EXPLICIT, ROOT, District, district_on
+from district import EXPLICIT, ROOT, District
 from pynetdicom import AE, evt
 from raw_dicom import CT, data_set
 
 from storage import destinations, forwarding
 from storage.destinations import Window
-
-
-@pytest.fixture
-def district(
-    postgres: str, migrated_template: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[District]:
-    monkeypatch.setattr(forwarding.line_failed, "__defaults__", ((0.2, 0.5),))  # seconds of back-off
-    with district_on(postgres, migrated_template, tmp_path / "district") as made:
-        yield made
 
 
 @dataclass

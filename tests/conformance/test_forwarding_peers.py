@@ -13,7 +13,7 @@ from io import BytesIO
 from typing import Any
 
 import pytest
-from district import ROOT, District, district_on
+from district import ROOT, District
 from http_server import serving
 from orthanc import orthanc
 from pydicom import dcmread
@@ -29,15 +29,6 @@ from storage import forwarding, peers
 from storage.database import Database
 
 SECRET = "a-secret-of-enough-characters"
-
-
-@pytest.fixture
-def district(
-    postgres: str, migrated_template: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[District]:
-    monkeypatch.setattr(forwarding.line_failed, "__defaults__", ((0.2, 0.5),))  # seconds of back-off
-    with district_on(postgres, migrated_template, tmp_path / "district") as made:
-        yield made
 
 
 @pytest.fixture

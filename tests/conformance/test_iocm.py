@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 from changed import contradictions, rows, visible
-from district import ROOT, District, district_on
+from district import ROOT, District
 from http_server import client, serving
 from notes import KEY_OBJECT, code, data_set, note
 from pydicom import Dataset, dcmread
@@ -21,7 +21,7 @@ from raw_dicom import data_set as image
 from pacs import removing
 from pacs.ingest import Ingest
 from pacs.part10 import file_meta
-from storage import changes, editing, forwarding, moving, removal
+from storage import changes, editing, moving, removal
 from storage.changes import By
 from storage.database import Database
 from storage.removal import RejectionPolicy, Scope
@@ -128,15 +128,6 @@ def test_corrections_go_out_everywhere(world: World) -> None:
     assert metadata["00100010"]["Value"] == [{"Alphabetic": "Nguyễn^Văn An"}]
     assert metadata["0020000D"]["Value"] == [new]
     assert world.findscu("QueryRetrieveLevel=STUDY", "PatientName=nguyen*", "StudyInstanceUID") == 2
-
-
-@pytest.fixture
-def district(
-    postgres: str, migrated_template: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[District]:
-    monkeypatch.setattr(forwarding.line_failed, "__defaults__", ((0.2, 0.5),))  # seconds of back-off
-    with district_on(postgres, migrated_template, tmp_path / "district") as made:
-        yield made
 
 
 def test_a_rejection_travels_to_the_archive_that_got_the_images(

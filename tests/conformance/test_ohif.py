@@ -34,13 +34,6 @@ BRIGHTNESS = """(() => {
 })()"""
 
 
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    opened = Browser(tmp_path_factory.mktemp("chromium"))
-    yield opened
-    opened.close()
-
-
 @pytest.fixture
 def viewer(ingest: Ingest) -> Iterator[tuple[str, list[tuple[str, int]]]]:
     with serving(ingest.database, ingest.store) as address, beside(address) as served:

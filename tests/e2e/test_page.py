@@ -27,13 +27,6 @@ ROWS = "[...document.querySelectorAll('#rows tr')]"
 NAMES = f"{ROWS}.map((row) => row.querySelector('.patient strong').textContent)"
 
 
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    opened = Browser(tmp_path_factory.mktemp("chromium"))
-    yield opened
-    opened.close()
-
-
 @pytest.fixture
 def page(chromium: Browser) -> Browser:
     """The browser as new: English, a desk's screen, nothing in its log."""

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
-import psycopg
 import pytest
-from psycopg.conninfo import make_conninfo
+from large import filled, touched
 
 from storage import planning, search
 from storage.attributes import BY_KEYWORD, Level
 from storage.criteria import Condition, Dates, Match, Names, Patterns, Query, Texts
-from storage.database import Connection, Database
+from storage.database import Database
 
 COUNT = 6_000
 
@@ -44,16 +43,8 @@ INSERT INTO instances (sop_uid, series_fk, study_fk, sop_class, transfer_syntax,
 @pytest.fixture(scope="module")
 def large(postgres: str, migrated_template: str) -> Iterator[Database]:
     """A database with `COUNT` studies, to be read only."""
-    with psycopg.connect(postgres, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE search_large TEMPLATE {migrated_template}")
-    database = Database(make_conninfo(postgres, dbname="search_large"))
-    with psycopg.ClientCursor(psycopg.connect(database.conninfo, autocommit=True)) as cursor, cursor.connection:
-        cursor.execute(FILL, {"count": COUNT})
-        cursor.execute("VACUUM ANALYZE")
-    yield database
-    database.close()
-    with psycopg.connect(postgres, autocommit=True) as connection:
-        connection.execute("DROP DATABASE search_large WITH (FORCE)")
+    with filled(postgres, migrated_template, "search_large", FILL, count=COUNT) as database:
+        yield database
 
 
 @pytest.fixture(autouse=True)
@@ -64,20 +55,6 @@ def _small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planning, "_SAMPLE", 100)
     monkeypatch.setattr(planning, "_CHEAP_US", 200)
     monkeypatch.setattr(planning, "_PAGE", 20)
-
-
-def touched(connection: Connection, query: Callable[[], object]) -> tuple[int, int]:
-    """Rows that a query reads by whole-table scans, and rows that it fetches through indexes."""
-    sql = (
-        "SELECT sum(seq_tup_read)::int, sum(idx_tup_fetch)::int FROM pg_stat_xact_user_tables"
-        " WHERE relname IN ('patients', 'studies', 'series', 'instances', 'name_words')"
-    )
-    before = connection.execute(sql).fetchone()
-    query()
-    after = connection.execute(sql).fetchone()
-    assert before is not None
-    assert after is not None
-    return after[0] - before[0], after[1] - before[1]
 
 
 def on(keyword: str, match: Match) -> Condition:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-import psycopg
 import pytest
-from psycopg.conninfo import make_conninfo
+from large import filled, touched
 
 from storage import matching, studies, worklist
-from storage.database import Connection, Database
+from storage.database import Database
 
 COUNT = 6_000
 
@@ -44,33 +43,14 @@ INSERT INTO worklist (study_fk, study_uid, arrived_at, latest_due_at, due_at, st
 @pytest.fixture(scope="module")
 def large(postgres: str, migrated_template: str) -> Iterator[Database]:
     """A database with `COUNT` open studies, to be read only."""
-    with psycopg.connect(postgres, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE worklist_large TEMPLATE {migrated_template}")
-    database = Database(make_conninfo(postgres, dbname="worklist_large"))
-    with psycopg.ClientCursor(psycopg.connect(database.conninfo, autocommit=True)) as cursor, cursor.connection:
-        cursor.execute(FILL, {"count": COUNT})
-        cursor.execute("VACUUM ANALYZE")
-    yield database
-    database.close()
-    with psycopg.connect(postgres, autocommit=True) as connection:
-        connection.execute("DROP DATABASE worklist_large WITH (FORCE)")
+    with filled(postgres, migrated_template, "worklist_large", FILL, count=COUNT) as database:
+        yield database
 
 
 @pytest.fixture(autouse=True)
 def _small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     """In proportion to the smaller table."""
     monkeypatch.setattr(matching, "_RARE", 300)
-
-
-def touched(connection: Connection, query: Callable[[], object]) -> tuple[int, int]:
-    """Rows that a query reads by whole-table scans, and rows that it fetches through indexes."""
-    sql = "SELECT sum(seq_tup_read)::int, sum(idx_tup_fetch)::int FROM pg_stat_xact_user_tables"
-    before = connection.execute(sql).fetchone()
-    query()
-    after = connection.execute(sql).fetchone()
-    assert before is not None
-    assert after is not None
-    return after[0] - before[0], after[1] - before[1]
 
 
 ASKED: list[dict[str, Any]] = [
