@@ -72,7 +72,7 @@ def test_a_walk_in_windows_leaves_nothing_out(archive: Archive, monkeypatch: pyt
     monkeypatch.setattr("storage.reprocessing_queue._WINDOW_KEYS", 7)
     archive.fill(50)
     archive.fill(3, modality="CT", model=None)
-    begun = archive.start(selection=Selection(modalities=("DX",)))
+    begun = archive.start(selection=Selection(modalities=("DX",)), when_idle=False)
     assert begun.total == 50
     assert len(archive.run(limit=10)) == 50
     assert archive.now(begun.reprocessing_pk).state == "done"
