@@ -44,8 +44,10 @@ def _database(config: Path | None, data: Path | None) -> Iterator[tuple[Settings
 
     with database_at_hand(load(config, data=data)) as settings:
         database = parts.database(settings, "reprocess")
-        yield settings, database
-        database.close()
+        try:
+            yield settings, database
+        finally:
+            database.close()
 
 
 @app.command()
