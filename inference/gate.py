@@ -24,7 +24,7 @@ __all__ = ["DEFAULT_GATE", "SENTENCES", "Gate", "Looked", "features_as_stored", 
 Grey = npt.NDArray[np.uint8]
 
 _REASONS: dict[Reason, str] = {
-    "too_small": "the image is smaller than 64 pixels a side",
+    "too_small": "an image of less than 64 pixels a side is no film that a model can read",
     "blank": "the image is blank: it shows one shade of grey",
     "saturated": "the image is saturated: {share:.0%} of it is plain white",
     "underexposed": "the image is underexposed: {share:.0%} of it is plain black",

@@ -141,6 +141,7 @@ def _fit(source: _Source, config: GateConfig, tell: Tell) -> dict[str, torch.Ten
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             net = build_network(with_outputs(config.network, len(OUTPUTS)))
+            net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             average = torch.optim.swa_utils.AveragedModel(
                 net, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(config.ema), use_buffers=True
             )
@@ -159,14 +160,15 @@ def _steps(net: torch.nn.Module, average: Any, source: _Source, config: GateConf
     net.train()
     for step in range(config.steps):
         views = [source.view(step * config.batch + place) for place in range(config.batch)]
-        loss = _loss(net(torch.from_numpy(np.stack([standard(one.plain) for one in views])[:, np.newaxis])), views)
+        images = torch.from_numpy(np.stack([standard(one.plain) for one in views])[:, np.newaxis])
+        loss = _loss(net(images.to(memory_format=torch.channels_last)), views)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         rates.step()
         average.update_parameters(net)
         if step % 20 == 0:
-            tell(f"train, loss {float(loss):.3f}", step, config.steps)
+            tell(f"train, loss {float(loss.detach()):.3f}", step, config.steps)
 
 
 def _loss(logits: torch.Tensor, views: Sequence[View]) -> torch.Tensor:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from pacs import clients, clients_query, correcting, forwardcli, modelcli, reprocesscli
+from pacs import clients, clients_query, correcting, forwardcli, gatecli, modelcli, reprocesscli
 from pacs.commandline import Config, Data, Json
 from pacs.commandline import load as _load
 from storage.errors import SanglocError, SettingsError
@@ -31,6 +31,7 @@ app.add_typer(forwardcli.app, name="forwarding")
 app.add_typer(correcting.app, name="studies")
 app.add_typer(clients.peers, name="peers")
 app.add_typer(modelcli.app, name="models")
+app.add_typer(gatecli.app, name="gate")
 app.add_typer(reprocesscli.app, name="reprocess")
 app.command()(clients.send)
 app.command()(clients.echo)

@@ -31,7 +31,7 @@ const REASONS_VI = [
   ["the image is underexposed: (.+) of it is plain black", "ảnh quá tối: {1} diện tích đen hoàn toàn"],
   ["the image has too few grey levels.*", "ảnh có quá ít mức xám để thấy được lồng ngực"],
   ["the image shows nothing but noise", "ảnh chỉ có nhiễu"],
-  ["the image is smaller than 64 pixels a side", "ảnh nhỏ hơn 64 điểm ảnh mỗi cạnh"],
+  ["an image of less than 64 pixels a side.*", "ảnh nhỏ hơn 64 điểm ảnh mỗi cạnh"],
   ["the image lay on its side, its top to the left.*", "ảnh nằm ngang (đầu quay sang trái) đã được xoay thẳng"],
   ["the image lay on its side, its top to the right.*", "ảnh nằm ngang (đầu quay sang phải) đã được xoay thẳng"],
   ["the image was upside down.*", "ảnh lộn ngược đã được xoay thẳng"],
