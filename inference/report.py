@@ -52,7 +52,7 @@ class Region:
         left, right = self.left * columns, self.right * columns
         top, bottom = self.top * rows, self.bottom * rows
         outline = ((left, top), (right, top), (right, bottom), (left, bottom), (left, top))
-        return np.round(np.asarray(outline, np.float64), 1)
+        return np.asarray(outline, np.float64).round(1)
 
     def turned(self, degrees: int) -> Region:
         """The same place after the film was turned by 0, 90, 180 or 270 degrees counter-clockwise."""
