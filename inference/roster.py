@@ -65,6 +65,11 @@ class Lineup:
         there = (self.model_of(site), *self.shadows_of(site))
         return next((one for one in there if one is not None and _same(one) == _same(model)), model)
 
+    def counts(self, model: Model, site: str) -> bool:
+        """Whether the model's scores are those that are shown at a site."""
+        live = self.model_of(site)
+        return live is not None and _same(live) == _same(model)
+
     def everyone(self) -> list[Model]:
         """All models, those that count first."""
         shadows = [model for each in self.shadows.values() for model in each]

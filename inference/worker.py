@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -263,9 +263,11 @@ class Worker:
                 continue
             times = {"decode_ms": image.decode_ms, "inference_ms": each_ms}
             found = score(self._policy, model, job, row, features, notes=image.notes, **times)
+            if is_bulk(job) and not self._roster.lineup.counts(model, job.site):
+                found = replace(found, shadow=True)
             result.scores.append(found)
             result.scored.append(job)
-            if self._config.maps:
+            if self._config.maps and not found.shadow:
                 stored = None if features is None else features_as_stored(features, image.turned)
                 result.explained += explain(model.bundle, model.engine.head, found, stored, image.frame)
         return result
