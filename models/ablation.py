@@ -1,8 +1,8 @@
 """What each step of training brought: runs of `sangloc train` beside each other, on films that none was fitted on.
 
-Each run has left its answers in `scores.csv`. Runs of one fold are compared on val and on that fold of train; runs of
-one recipe over several folds are an ensemble, judged on val. Differences are paired, intervals are bootstrapped by
-patient. No other split is read: choosing by these figures leaves test as it was.
+Each run has left its answers in `scores.csv`. Runs that left the same fold out are compared on val and on that fold of
+train, and so is the mean of the runs that taught another; others are judged on val. Differences are paired, intervals
+are bootstrapped by patient. No other split is read: choosing by these figures leaves test as it was.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ class Run:
 
     recipe: str
     fold: int | None
+    weights: str  # SHA-256
+    teachers: tuple[str, ...]  # SHA-256 of theirs
     hours: float
     plain: Mapping[str, float]  # image -> logit of Abnormal
     mirrored: Mapping[str, float]  # the same, mean with the mirror image's
@@ -53,19 +55,21 @@ class Row:
 def read_run(folder: Path) -> Run:
     """What a finished run has left in its folder; raises `InvalidInput`."""
     try:
-        training = json.loads((folder / "bundle" / METADATA).read_text("utf-8"))["sangloc"]["training"]
+        ours = json.loads((folder / "bundle" / METADATA).read_text("utf-8"))["sangloc"]
+        training = ours["training"]
         with (folder / "scores.csv").open(newline="", encoding="utf-8") as lines:
             table = list(csv.DictReader(lines))
         plain, mirrored = ({row["image"]: float(row[name]) for row in table} for name in ("logit", "logit_mirrored"))
         config = training["config"]
-        return Run(recipe=config["recipe"], fold=config["fold"], hours=training["wall_hours"], plain=plain,
+        return Run(recipe=config["recipe"], fold=config["fold"], weights=ours["weights_sha256"],
+                   teachers=tuple(config["teachers"]), hours=training["wall_hours"], plain=plain,
                    mirrored=mirrored)  # fmt: skip
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise InvalidInput(f"{folder} is no finished run of sangloc train: {error!r}") from error
 
 
 def compare(runs: Sequence[Run], manifest: Path, resamples: int = 2000) -> list[Row]:
-    """A row for each recipe (its first run), and for each with several folds one of their mean, with mirror images too.
+    """A row for each run; before one that had teachers, two for the mean of these: as they are, with mirror images.
 
     Raises:
         InvalidInput: no run, the manifest cannot be read, or it lacks a film of a run.
@@ -77,12 +81,15 @@ def compare(runs: Sequence[Run], manifest: Path, resamples: int = 2000) -> list[
     if missing:
         raise InvalidInput(f"{manifest} does not name {min(missing)}, which a run was judged on")
     judge = _Judge(films, runs[0], resamples)
-    recipes = {run.recipe: [other for other in runs if other.recipe == run.recipe] for run in runs}
-    rows = [judge.row(name, same[0].plain, same[:1]) for name, same in recipes.items()]
-    for name, same in recipes.items():
-        if len(same) > 1:
-            rows.append(judge.row(f"{name}, mean", _mean([run.plain for run in same]), same))
-            rows.append(judge.row(f"{name}, mean with mirror images", _mean([run.mirrored for run in same]), same))
+    rows = list[Row]()
+    for run in runs:
+        elders = [other for other in runs if other.weights in run.teachers]
+        if elders:
+            name = f"mean of {', '.join(f'`{elder.recipe}`' for elder in elders)}"
+            rows.append(judge.row(name, _mean([elder.plain for elder in elders]), elders))
+            name = "the same, each film and its mirror image"
+            rows.append(judge.row(name, _mean([elder.mirrored for elder in elders]), elders))
+        rows.append(judge.row(f"`{run.recipe}`", run.plain, [run]))
     return rows
 
 

@@ -44,10 +44,10 @@ sooner. It rules nothing out."""
 
 _STEPS = """\
 Abnormal by the best label, on films that the network was not fitted on; 95 % intervals by bootstrap of patients, gains
-paired. Networks in one fold are compared on val and on that fold of train; means of several, and what was fitted on all
-films, on val alone. Reproduce with `sangloc train --recipe RECIPE --fold 0` for each step, then `sangloc compare`
-(docs/models.md has the lines). `sources` is `plain` with the sources made alike: appearance, sampling, believed labels;
-`mixup`, `traits` and `drawn` each add one step to `sources`; `all` has the three."""
+paired. Networks that left the same fold of train out, and the mean of such, are compared on val and on that fold; what
+was fitted on all films, on val alone. `sources` is `plain` with the sources made alike: appearance, sampling, believed
+labels; `mixup`, `traits` and `drawn` each add one step to `sources`; `all` has the three. The lines that make the runs
+and this table (`sangloc compare`) are in docs/models.md."""
 
 _LIMITS = """\
 - **Source is confounded with label.** All tuberculosis and COVID-19 films are abnormal and come from sources without
@@ -136,7 +136,7 @@ def _steps(rows: Sequence[Row]) -> list[str]:
     if not rows:
         return []
     head = ["recipe", "networks", "wall hours", "AUROC, val", "AUROC, val and the fold left out",
-            f"gain over `{rows[0].step}`"]  # fmt: skip
+            f"gain over {rows[0].step}"]  # fmt: skip
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     lines += [
         f"| {row.step} | {row.nets} | {row.hours:.2f} | {_range(row.val)} | {_range(row.held) if row.held else ''} |"

@@ -46,7 +46,7 @@ def _patch(calm: _Plane, x: _Plane, y: _Plane, kind: str, rng: np.random.Generat
     along = ((x - right) * np.cos(turn) + (y - down) * np.sin(turn)) / (radius * aspect)
     across = ((y - down) * np.cos(turn) - (x - right) * np.sin(turn)) / (radius / aspect)
     distance = np.sqrt(along**2 + across**2) + 0.35 * _clouds(side, 9, rng)
-    mask = 1 / (1 + np.exp((distance - 1) / rng.uniform(0.08, 0.3)))
+    mask = _inside(1 - distance, rng.uniform(0.08, 0.3))
     return np.asarray(mask * (1 + 0.6 * _clouds(side, 24, rng) * (kind == "Infiltration")), np.float32)
 
 
@@ -54,8 +54,12 @@ def _fluid(x: _Plane, y: _Plane, rng: np.random.Generator) -> _Plane:
     """One side of the film from a meniscus down: higher at the chest wall."""
     wall = x if rng.random() < 0.5 else 1 - x
     level = rng.uniform(0.55, 0.85) - 0.12 * (1 - wall / 0.45) ** 2
-    below = 1 / (1 + np.exp((level - y) / 0.015))
-    return np.asarray(below / (1 + np.exp((wall - 0.43) / 0.02)), np.float32)
+    return _inside(y - level, 0.015) * _inside(0.43 - wall, 0.02)
+
+
+def _inside(depth: npt.NDArray[np.floating], edge: float) -> _Plane:
+    """1 well inside (depth > 0), 0 outside, with an edge about this wide."""
+    return np.asarray(1 / (1 + np.exp(-np.clip(depth / edge, -40, 40))), np.float32)
 
 
 def _clouds(side: int, cells: int, rng: np.random.Generator) -> _Plane:

@@ -30,12 +30,13 @@ def manifest(tmp_path: Path) -> Path:
     return write_rows(tmp_path, rows, COLUMNS)
 
 
-def _run(folder: Path, recipe: str, images: list[str], noise: float, fold: int | None = 0) -> Path:
-    """A finished run whose logits are the labels and some noise."""
+def _run(folder: Path, recipe: str, images: list[str], noise: float, teachers: tuple[str, ...] = ()) -> Path:
+    """A finished run whose logits are the labels and some noise; its weights have its recipe's name for a digest."""
     rng = np.random.default_rng(len(recipe))
     (folder / "bundle" / "configs").mkdir(parents=True)
-    training = {"config": {"recipe": recipe, "fold": fold}, "wall_hours": 0.5}
-    (folder / "bundle" / "configs" / "metadata.json").write_text(json.dumps({"sangloc": {"training": training}}))
+    training = {"config": {"recipe": recipe, "fold": 0, "teachers": teachers}, "wall_hours": 0.5}
+    ours = {"training": training, "weights_sha256": recipe}
+    (folder / "bundle" / "configs" / "metadata.json").write_text(json.dumps({"sangloc": ours}))
     with (folder / "scores.csv").open("w", newline="") as lines:
         table = csv.writer(lines)
         table.writerow(("image", "split", "logit", "logit_mirrored"))
@@ -49,18 +50,20 @@ def test_rows_are_measured_on_the_films_of_the_first(tmp_path: Path, manifest: P
     runs = [
         read_run(_run(tmp_path / "a", "plain", VAL + HELD, 2.0)),
         read_run(_run(tmp_path / "b", "sources", VAL + HELD, 0.0)),
-        read_run(_run(tmp_path / "c", "sources", VAL, 3.0, fold=1)),
+        read_run(_run(tmp_path / "c", "distilled", VAL, 3.0, ("sources", "plain"))),
     ]
-    plain, sources, mean, mirrored = compare(runs, manifest, resamples=200)
-    assert [row.step for row in (plain, sources, mean)] == ["plain", "sources", "sources, mean"]
+    plain, sources, mean, mirrored, pupil = compare(runs, manifest, resamples=200)
+    names = ["`plain`", "`sources`", "mean of `plain`, `sources`", "the same, each film and its mirror image"]
+    assert [row.step for row in (plain, sources, mean, mirrored, pupil)] == [*names, "`distilled`"]
     assert plain.gain == (0, 0, 0)
     assert sources.val == sources.held == (1, 1, 1)
     assert plain.held is not None
+    assert plain.held[1] <= plain.held[0] <= plain.held[2]
     assert sources.gain[0] == pytest.approx(1 - plain.held[0])
-    assert (mean.nets, mean.hours, mean.held) == (2, 1.0, None)
-    assert mean.gain[0] == pytest.approx(mean.val[0] - plain.val[0])
-    assert mirrored.val[0] == 1
-    assert plain.val[1] <= plain.val[0] <= plain.val[2]
+    assert (mean.nets, mean.hours) == (2, 1.0)
+    assert mirrored.held == (1, 1, 1)
+    assert pupil.held is None
+    assert pupil.gain[0] == pytest.approx(pupil.val[0] - plain.val[0])
 
 
 def test_a_bundle_keeps_its_rows(tmp_path: Path, manifest: Path) -> None:
