@@ -24,9 +24,10 @@ from inference import reading
 from inference.engine import load_engine
 from inference.triage import TriagePolicy
 from inference.worker import Worker, WorkerConfig
+from models import stored
 from models.bundle import load_bundle
 from models.phantom import chest
-from storage import jobs
+from storage import jobs, models
 from storage.database import Database
 from storage.objects.directory import DirectoryStore
 from storage.objects.keys import new_key
@@ -251,3 +252,30 @@ def test_images_that_cannot_be_read_are_told_and_the_rest_goes_on(
     assert "blank" in told[1][2]
     assert hospital.listed(blank).status == "scored"  # the old model could read it
     assert hospital.listed(gone).status == "scored"
+
+
+def test_a_registered_model_that_is_not_active_is_fetched_and_scores_unseen(
+    hospital: Hospital, bundle: Path, tmp_path: Path
+) -> None:
+    other = load_bundle(write_tiny_bundle(tmp_path / "other", offset=20.0, seed=2))
+    put = stored.put(hospital.store, tmp_path / "other")
+    version = models.Version(
+        name="other", version="2", weights_sha256=other.weights_sha256, origin="monai", source="here",
+        findings=list(other.findings), card="", **put._asdict(),
+    )  # fmt: skip
+    with hospital.database.transaction() as connection:
+        models.add_version(connection, version, "tester")
+    (made,) = hospital.films(1)
+    before = hospital.listed(made)
+    number = hospital.start(ModelRef("other", "2", other.weights_sha256), shadow=True).reprocessing_pk
+    with hospital.working(bundle):
+        until(lambda: hospital.now(number).state == "done")
+        assert hospital.now(number).scored == 1
+        live = hospital.films(1, model=None)[0]
+        hospital.wake()
+        until(lambda: hospital.listed(live).status == "scored")
+    assert hospital.listed(made) == before
+    assert hospital.listed(live).model == "tiny 0.0.1"
+    assert hospital.query("SELECT model_name, shadow FROM scores ORDER BY 1") == [
+        ("cxr", False), ("other", True), ("tiny", False),
+    ]  # fmt: skip
