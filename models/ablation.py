@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -135,9 +136,9 @@ def write_rows(rows: Iterable[Row], bundle: Path) -> None:
 def read_rows(bundle: Path) -> list[Row]:
     """The rows that a bundle keeps; none where it has none."""
     try:
-        return [
-            Row(**{name: tuple(value) if isinstance(value, list) else value for name, value in row.items()})
-            for row in json.loads((bundle / _ROWS).read_text("utf-8"))
-        ]
+        stored: list[dict[str, Any]] = json.loads((bundle / _ROWS).read_text("utf-8"))
     except FileNotFoundError:
         return []
+    for row in stored:
+        row |= {name: tuple(value) for name, value in row.items() if isinstance(value, list)}
+    return [Row(**row) for row in stored]

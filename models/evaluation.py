@@ -204,7 +204,7 @@ class _Judge:
         figures = list[Figure]()
         for source in self.sources:
             here = np.flatnonzero([film.source == source for film in self.films])
-            p, y = self.probabilities[here, 0], np.array([self.films[place].abnormal for place in here])
+            p, y = self.probabilities[here, 0], np.array([self.films[int(place)].abnormal for place in here])
             for point, thresholds in self.model.operating_points.items():
                 measures = _at_threshold(p, y, thresholds[0])
                 figures += self._figures(

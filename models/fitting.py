@@ -204,7 +204,7 @@ class _Run:
         if config.mixup > 0:  # an unknown label adds nothing to a known one
             rng = np.random.default_rng([*seed, config.batch, self.team.rank])
             images, weighed, weights = blend([images, targets * weights, weights], config.mixup, rng)
-            targets = weighed / np.maximum(weights, 1e-6)
+            targets = np.asarray(weighed / np.maximum(weights, 1e-6), np.float32)
         return images, targets, weights
 
     def _sample(self, i: int, rng: np.random.Generator) -> tuple[Floats, Floats, Floats]:
@@ -232,7 +232,7 @@ class _Run:
         if self.config.traits > 0:
             loss = loss + self.config.traits * len(TRAITS) * _mean(each[:, kept:], weights[:, kept:])
         self.optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.net.parameters(), _CLIP)
         self.optimizer.step()
         keep = min(self.config.ema, (step + 1) / (step + 10))

@@ -34,8 +34,8 @@ class Lessons:
         targets = np.nan_to_num(targets)
         if taught is not None:  # where nobody looked, the teachers' answer is all there is
             share = np.where(weights > 0, config.distil, 1.0)
-            targets = share * taught + (1 - share) * targets
-            weights = np.where(weights > 0, weights, config.distil)
+            targets = (share * taught + (1 - share) * targets).astype(np.float32)
+            weights = np.where(weights > 0, weights, np.float32(config.distil))
         if config.traits > 0:
             side = traits(films)
             targets = np.column_stack([targets, np.nan_to_num(side)])
