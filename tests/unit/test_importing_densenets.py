@@ -8,6 +8,7 @@ PYTHONPATH=DIR pytest tests/unit/test_importing_densenets.py
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import sys
 from collections import OrderedDict
@@ -27,6 +28,7 @@ from models.bundle import Bundle, load_bundle
 from models.importers.adopting import Wanted, adopt
 from models.importers.labels import CHEXNET, TORCHXRAYVISION
 from models.phantom import chest
+from models.preprocess import scale
 from storage.errors import InvalidBundle, InvalidInput
 
 ANY = tuple(f"finding_{n}" for n in range(5))
@@ -196,23 +198,39 @@ def test_an_unknown_kind_is_named() -> None:
         Wanted(kind="keras")  # type: ignore[arg-type]
 
 
-def test_torchxrayvisions_own_network_gives_the_same_logits(tmp_path: Path, seen: list[np.ndarray]) -> None:
+@pytest.fixture(scope="module")
+def torchvision() -> Any:
+    """torchvision; its wheel on PyPI brings operators for CUDA builds of torch, which a DenseNet does without."""
+    if importlib.util.find_spec("torchvision") is None:
+        pytest.skip("torchvision is not installed: it would replace the pinned torch")
+    operators = torch.library.Library("torchvision", "FRAGMENT")
+    for name in ("nms", "qnms"):  # asked for at import only
+        operators.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    import torchvision
+
+    return torchvision
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_torchxrayvisions_own_network_gives_the_same_logits(
+    torchvision: Any, tmp_path: Path, seen: list[np.ndarray]
+) -> None:
     xrv = pytest.importorskip("torchxrayvision.models", reason="torchxrayvision is not installed")
     torch.manual_seed(5)
     network = spread(xrv.DenseNet())
     bundle = imported(save(tmp_path / "xrv.pt", network.state_dict()), tmp_path)
     assert differences(network, bundle, seen) < 1e-5
     assert bundle.outputs == tuple(name.replace(" ", "_") for name in network.targets)
+    xrv_image = xrv.utils.normalize(np.arange(256, dtype=np.uint8).reshape(16, 16), 255)
+    np.testing.assert_allclose(scale(np.arange(256, dtype=np.uint8).reshape(16, 16), -1024, 1024)[0], xrv_image)
 
 
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("old", [False, True])
 @pytest.mark.parametrize("size", ["densenet121", "densenet169"])
 def test_torchvisions_own_network_gives_the_same_logits(
-    size: str, old: bool, tmp_path: Path, seen: list[np.ndarray]
+    torchvision: Any, size: str, old: bool, tmp_path: Path, seen: list[np.ndarray]
 ) -> None:
-    torchvision = pytest.importorskip(
-        "torchvision", reason="torchvision is not installed: it would replace the pinned torch"
-    )
     torch.manual_seed(6)
     network = spread(getattr(torchvision.models, size)(weights=None, num_classes=14))
     state = network.state_dict()
