@@ -108,7 +108,7 @@ class Roster:
         self._guest: ModelRef | None = None  # of a reprocessing: neither active nor in shadow
         self._guest_model: Model | InvalidBundle | None = None
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="roster")
-        self._running: Future[None] | None = None
+        self._running: Future[bool] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -117,8 +117,9 @@ class Roster:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def load(self) -> None:
-        """Load what shall be at work, now and in this thread."""
-        self._refresh()
+        """Load what counts, now and in this thread; shadows begin to be loaded, and nobody waits for them."""
+        if self._refresh(live_only=True):
+            self._running = self._pool.submit(self._refresh)
 
     def look(self, revision: int | None = None) -> None:
         """Begin to load anew where the database names another revision, or where it is time to try again."""
@@ -165,18 +166,21 @@ class Roster:
 
     # in the thread
 
-    def _refresh(self) -> None:
+    def _refresh(self, *, live_only: bool = False) -> bool:
+        """Load what shall be at work; whether shadows are left for later."""
         try:
             wanted = self._wanted()
         except Unavailable as error:
             self._again_at = time.monotonic() + min(_AWAY_S, self._config.reload_s)
             if not self.lineup.problems:
                 self._publish(replace(self.lineup, problems=(f"the list of models cannot be read: {error}",)))
-            return
+            return False
         problems: list[str] = []
         shown = self.lineup
         active = dict(self._active(wanted.activations, problems))
         self._publish(Lineup(active, shown.shadows, tuple(problems)))  # a shadow that loads slowly delays nobody
+        if live_only and any(one.mode == "shadow" for one in wanted.activations):
+            return True
         shadows = self._shadows(wanted.activations, problems)
         self._revision = wanted.revision
         self._again_at = time.monotonic() + self._config.reload_s
@@ -184,6 +188,7 @@ class Roster:
         used = {model.bundle.weights_sha256 for model in self.lineup.everyone()}
         with self._lock:
             self._engines = {digest: engine for digest, engine in self._engines.items() if digest in used}
+        return False
 
     def _wanted(self) -> _Wanted:
         with self._database.transaction() as connection:
