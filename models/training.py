@@ -39,6 +39,7 @@ __all__ = ["RECIPES", "SCORES", "VERSION", "Progress", "TrainConfig", "train", "
 VERSION = "0.2.0"  # of the default model
 SCORES = "scores.csv"
 _FEWEST = 20  # films, below which `models.outlier` refuses
+_ENOUGH = 1000  # training films for it: several for each feature
 
 INTENDED_USE = "Research use. Not a medical device. Absence of a flag is not a negative."
 
@@ -80,7 +81,8 @@ def know(folder: Path, train: Sequence[Film], val: Sequence[Film]) -> None:
     if min(len(train), len(val)) < _FEWEST:
         return
     bundle = load_bundle(folder)
-    known, fresh = (features_of(bundle, map(read_film, films)) for films in (train, val))
+    sample = train[:: max(1, len(train) // _ENOUGH)]
+    known, fresh = (features_of(bundle, map(read_film, films)) for films in (sample, val))
     Outlier.fit(known, fresh).save(folder, bundle.weights_sha256)
 
 
