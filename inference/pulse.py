@@ -28,7 +28,14 @@ class Pulse:
     """A thread that beats until the context is left. `tell` and `hold` are safe from any thread."""
 
     def __init__(
-        self, database: Database, name: str, *, lease_s: float, every_s: float = 3.0, stuck_s: float = 300.0
+        self,
+        database: Database,
+        name: str,
+        *,
+        lease_s: float,
+        every_s: float = 3.0,
+        stuck_s: float = 300.0,
+        known: bool = True,
     ) -> None:
         self._database = database
         self._worker = workers.Worker(worker=name, problem="the model is being loaded")
@@ -39,6 +46,7 @@ class Pulse:
         self._held_items: frozenset[int] = frozenset()
         self._headway = time.monotonic()
         self._now = threading.Event()
+        self._known = known  # stands in `workers`
         self._over = False
         self._thread = threading.Thread(target=self._run, name="pulse", daemon=True)
 
@@ -89,7 +97,8 @@ class Pulse:
     def _beat(self) -> None:
         held, items = self._held, self._held_items
         with self._database.autocommit() as connection:
-            workers.beat(connection, self._worker)
+            if self._known:
+                workers.beat(connection, self._worker)
             if held:
                 jobs.extend(connection, sorted(held), self._lease_s)
             if items:

@@ -62,6 +62,7 @@ class WorkerConfig:
     backoff_s: float = 2.0  # before a failed job is tried again; doubles
     poll_s: float = 1.0  # looks for jobs so often when nothing wakes it
     reload_s: float = 10.0  # looks for a usable model so often
+    live: bool = True  # False: images of reprocessings only, and no sign of life that the list would count on
     bulk_share: int = 4  # of reprocessing, one of so many parts of a batch at once: a live image waits for no more
     threads: int = field(default_factory=lambda: max(2, min(8, os.cpu_count() or 2)))  # that read images
     cache_dir: Path | None = None  # of converted models; None: the user's cache folder
@@ -109,7 +110,7 @@ class Worker:
         self._stop = stop
         config = self._config
         with (
-            Pulse(self._database, self.name, lease_s=config.lease_s) as self._pulse,
+            Pulse(self._database, self.name, lease_s=config.lease_s, known=config.live) as self._pulse,
             Wakeup(self._database, jobs.CHANNEL) as wakeup,
             ThreadPoolExecutor(config.threads, thread_name_prefix="read") as pool,
             MapKeeper(self._database, self._store) as self._maps,
@@ -191,6 +192,9 @@ class Worker:
     def _claim_live(self) -> list[tuple[jobs.Job, Model]]:
         """Jobs with the model of their site; where a site has none, its jobs wait."""
         config = self._config
+        if not config.live:
+            self._roster.look(self._revision())
+            return []
         with self._database.transaction() as connection:
             claimed = jobs.claim(
                 connection, self.name, config.batch_size, config.lease_s, max_attempts=config.max_attempts

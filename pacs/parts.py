@@ -25,6 +25,7 @@ from storage.errors import SettingsError
 
 if TYPE_CHECKING:
     from api.config import ApiConfig
+    from inference.worker import Worker
     from pacs.dimse.policy import CallerPolicy, ReceiverPolicy
     from pacs.hl7.config import Hl7Config
     from pacs.ingest import Ingest
@@ -54,6 +55,7 @@ __all__ = [
     "run_worker",
     "site_of",
     "triage_policy",
+    "worker",
 ]
 
 
@@ -314,9 +316,14 @@ def run_receiver(settings: Settings, listener: socket.socket, on_ready: Callable
 
 def run_worker(settings: Settings, on_ready: Callable[[], None]) -> None:
     """Read images until SIGTERM or SIGINT; what was claimed and not read goes back."""
+    stop = _stop_event()
+    worker(settings).run(stop, on_ready)
+
+
+def worker(settings: Settings, *, live: bool = True) -> Worker:
+    """A worker; not `live`: of reprocessings only, with whole batches as no live image waits for them."""
     from inference.worker import Worker, WorkerConfig
 
-    stop = _stop_event()
     chosen = settings.worker
     config = WorkerConfig(
         device=chosen.device,
@@ -326,11 +333,12 @@ def run_worker(settings: Settings, on_ready: Callable[[], None]) -> None:
         cache_dir=settings.data.absolute() / "cache",
         maps=settings.triage.maps,
         gate=settings.triage.gate,
+        live=live,
+        bulk_share=4 if live else 1,
     )
-    worker = Worker(
+    return Worker(
         database(settings, "worker"), object_store(settings), bundle_folder(settings), triage_policy(settings), config
     )
-    worker.run(stop, on_ready)
 
 
 def run_api(settings: Settings, listen_fd: int | None, on_ready: Callable[[int], None]) -> None:
