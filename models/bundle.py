@@ -37,6 +37,7 @@ DEFAULT_BUNDLE = Path(__file__).parent / "bundles" / "chest_xray"
 WEIGHTS = Path("models/model.pt")
 METADATA = Path("configs/metadata.json")
 CENTRAL = "central square"  # a geometry in our key "preprocessing"
+KIND = "findings"  # what a bundle is that does not say so; "input gate": models.gate
 _NORMAL = {"no finding", "normal"}
 _MAX_CONFIG_BYTES = 1 << 20
 
@@ -157,6 +158,8 @@ def load_bundle(path: Path) -> Bundle:
         raise InvalidBundle(
             f"{path / WEIGHTS} has SHA-256 {digest[:16]}..., the metadata names {str(recorded)[:16]}..."
         )
+    if ours.get("kind", KIND) != KIND:
+        raise InvalidBundle(f"{path} is an {ours['kind']}, which scores no findings")
     image, outputs = _formats(metadata)
     heads = check_definition(definition)
     if heads != len(outputs):

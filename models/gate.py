@@ -1,6 +1,6 @@
 """The input gate: what an image is, before a model for frontal chest radiographs of adults is asked about it.
 
-A tiny network sees the film as a square of 96 px and tells how it is turned, whether black and white are exchanged,
+A tiny network sees the film as a square of 64 px and tells how it is turned, whether black and white are exchanged,
 whether only a part of the chest is on it, whether it is a chest at all and whether it is a child's. A second opinion
 that learned from chest films alone, how much of the square its principal components leave over (eigenfaces: Turk and
 Pentland 1991), stands against images of kinds that nobody drew for the network. Both are numpy, without state.
@@ -48,7 +48,7 @@ Reason = Literal[
     "", "too_small", "blank", "saturated", "underexposed", "few_levels", "noise",
     "not_chest", "turned", "inverted", "cropped", "child",
 ]  # fmt: skip
-SIZE = 96  # px of the network's square
+SIZE = 64  # px of the network's square
 SMALL = 32  # px of the square that is held against the principal components
 
 _MIN_SIDE = 64  # px; models.preprocess takes nothing smaller
@@ -129,7 +129,7 @@ class Gatekeeper:
         return Verdict(self._reason(way, chances), 90 * turned, is_inverted, chances)
 
     def logits(self, squares: Grey) -> Floats:
-        """[n, 8] in the order of `OUTPUTS`, of squares [n, 96, 96]."""
+        """[n, 8] in the order of `OUTPUTS`, of squares [n, 64, 64]."""
         return forward(self.arrays, np.stack([standard(one) for one in squares]))
 
     def strangeness(self, plain: Grey) -> float:

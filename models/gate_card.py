@@ -18,7 +18,7 @@ does not know, and puts right what came turned or inverted. What it refuses stay
 with the reason."""
 
 _HOW = """\
-A film is shown to the network as a square of 96 px; one that is surely upright and right in black and white is judged
+A film is shown to the network as a square of 64 px; one that is surely upright and right in black and white is judged
 at once. Otherwise all eight turned and inverted versions are shown to it, each votes for how the film came, and the
 mean of their log-probabilities decides. The film is put right where that is sure, and refused where nothing is.
 Beside the network stands what 40 principal components of chest films at 32 px leave over (a share of the variance),

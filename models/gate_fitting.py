@@ -48,6 +48,7 @@ _REFUSED = 1 / 500  # of the good films of split val, by each of the gate's reas
 _GOOD_VIEWS = 4  # of each film of split val, for the thresholds
 _ROOM = 0.5  # logits that a threshold stands off the val films: there are only some hundred
 _COMPONENTS = 40
+_SIDE = 192  # px; longest side of the films that wait in memory
 _PHANTOMS = 0.04  # of the adults' views: the demo's phantoms must pass
 _USE = "Research use. Not a medical device. Keeps from a model for frontal chest films of adults what it does not know."
 
@@ -71,7 +72,7 @@ class GateConfig:
     """How the gate is trained."""
 
     network: dict[str, Any] = field(default_factory=_network)
-    steps: int = 2400
+    steps: int = 1600
     batch: int = 64
     learning_rate: float = 4e-3
     weight_decay: float = 0.02
@@ -95,8 +96,8 @@ def train_gate(
     adults, children = of_split(subjects, child=False, split="train"), of_split(subjects, child=True, split="fit")
     if not adults or not children:
         raise InvalidInput(f"{manifest} needs adults in split train and children in split pediatric")
-    films = [_told(one.read(256), "read", place, len(adults), tell) for place, one in enumerate(adults)]
-    young = [one.read(256) for one in children]
+    films = [_told(one.read(_SIDE), "read", place, len(adults), tell) for place, one in enumerate(adults)]
+    young = [one.read(_SIDE) for one in children]
     drawn = [_phantom(number) for number in range(config.phantoms)]
     state = _fit(_Source(adults, films, young, drawn, config), config, tell)
     folder = out / "bundle"

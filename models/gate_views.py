@@ -70,7 +70,7 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A square [96, 96] and its labels: turned 0 to 3 (-1 unknown); the others 1, 0, or NaN for unknown."""
+    """A square [64, 64] and its labels: turned 0 to 3 (-1 unknown); the others 1, 0, or NaN for unknown."""
 
     plain: Grey
     turned: int
@@ -157,7 +157,7 @@ def other_view(image: Grey, rng: Random) -> View:
 
 
 def good_view(film: Grey, rng: Random) -> Grey:
-    """A film as good ones differ: a little moved, turned by some degrees, exposed otherwise. [96, 96]."""
+    """A film as good ones differ: a little moved, turned by some degrees, exposed otherwise. [64, 64]."""
     return _expose(_placed(film, rng), rng)
 
 
@@ -201,7 +201,7 @@ def _placed(film: Grey, rng: Random) -> Grey:
 
 
 def _expose(part: Grey, rng: Random) -> Grey:
-    """The square [96, 96] of a film that was exposed, sharpened, compressed and marked in one of many ways."""
+    """The square [64, 64] of a film that was exposed, sharpened, compressed and marked in one of many ways."""
     plain = square(np.ascontiguousarray(part))
     level = np.linspace(0, 1, 256) ** math.exp(rng.uniform(-0.6, 0.6))
     level = (level - 0.5) * rng.uniform(0.8, 1.5) + 0.5 + rng.uniform(-0.12, 0.12)
