@@ -21,6 +21,7 @@ from pydicom import Dataset
 from pydicom.filebase import DicomFileLike
 from pydicom.filewriter import write_dataset
 from pydicom.multival import MultiValue
+from pydicom.valuerep import DS
 
 from inference.codes import Term, term
 
@@ -35,6 +36,7 @@ _NAMESPACE: Final = uuid.UUID("b4a4ef24-50d3-5f43-a1ad-96a2b5a3f2d3")
 _SERIES: Final = {"sr": 9001, "pr": 9002, "sc": 9003}
 _SHOWN: Final = {"sr": "result", "pr": "marks", "sc": "map"}
 _UTF8: Final = "ISO_IR 192"
+_OFFSET: Final = re.compile(r"[+-](0\d|1[0-4])[0-5]\d", re.ASCII)
 _TM: Final = re.compile(r"([01]\d|2[0-3])([0-5]\d([0-5]\d(\.\d{1,6})?)?)?", re.ASCII)
 
 
@@ -131,9 +133,9 @@ def source(row: Mapping[str, Any], header: Dataset) -> Dataset:
     image.SpecificCharacterSet = _UTF8
     image.SOPClassUID, image.SOPInstanceUID = row["sop_class"], row["sop_uid"]
     image.StudyInstanceUID, image.SeriesInstanceUID = row["study_uid"], row["series_uid"]
-    image.PatientName, image.PatientID = row["patient_name"], row["patient_id"]
+    image.PatientName, image.PatientID = _name(row["patient_name"]), row["patient_id"][:64]
     if row["issuer"]:
-        image.IssuerOfPatientID = row["issuer"]
+        image.IssuerOfPatientID = row["issuer"][:64]
     image.PatientBirthDate = _date(row["patient_birth_date"])
     image.PatientSex = row["patient_sex"] if row["patient_sex"] in {"M", "F", "O"} else ""
     if _is_age(row["patient_age"]):
@@ -141,8 +143,8 @@ def source(row: Mapping[str, Any], header: Dataset) -> Dataset:
     image.StudyDate, image.StudyTime = _date(row["study_date"]), _time(row["study_time"])
     image.AccessionNumber, image.StudyID = row["accession_number"][:16], row["study_id"][:16]
     image.StudyDescription = row["description"][:64]
-    image.ReferringPhysicianName = row["referring_physician"]
-    if row["timezone_offset"]:
+    image.ReferringPhysicianName = _name(row["referring_physician"])
+    if _OFFSET.fullmatch(row["timezone_offset"]):
         image.TimezoneOffsetFromUTC = row["timezone_offset"]
     image.Modality = row["modality"] or "DX"
     image.SamplesPerPixel = 1
@@ -155,7 +157,7 @@ def source(row: Mapping[str, Any], header: Dataset) -> Dataset:
 
 def _geometry(image: Dataset, header: Dataset) -> None:
     """What an image library says of a radiograph (PS3.16 TID 1603), where the header says it."""
-    orientation, spacing = header.get("PatientOrientation"), header.get("ImagerPixelSpacing")
+    orientation, spacing = _value(header, "PatientOrientation"), _value(header, "ImagerPixelSpacing")
     if isinstance(orientation, MultiValue) and len(orientation) == 2 and all(orientation):
         image.PatientOrientation = [str(one) for one in orientation]
     if isinstance(spacing, MultiValue) and len(spacing) == 2 and all(isinstance(one, float) for one in spacing):
@@ -164,15 +166,15 @@ def _geometry(image: Dataset, header: Dataset) -> None:
 
 def _grey_values(image: Dataset, header: Dataset) -> None:
     """What a presentation state repeats of the image's look-up tables (PS3.3 C.11.1, C.11.2), where it makes sense."""
-    image.PhotometricInterpretation = header.get("PhotometricInterpretation", "MONOCHROME2")
-    slope, intercept = header.get("RescaleSlope"), header.get("RescaleIntercept")
-    if slope is not None and intercept is not None:
-        image.RescaleSlope, image.RescaleIntercept = slope, intercept
-        image.RescaleType = header.get("RescaleType") or "US"
-    center, width = (_number(header.get(name)) for name in ("WindowCenter", "WindowWidth"))
+    image.PhotometricInterpretation = _value(header, "PhotometricInterpretation") or "MONOCHROME2"
+    slope, intercept = (_number(_value(header, name)) for name in ("RescaleSlope", "RescaleIntercept"))
+    if slope and intercept is not None:
+        image.RescaleSlope, image.RescaleIntercept = DS(slope, auto_format=True), DS(intercept, auto_format=True)
+        image.RescaleType = str(_value(header, "RescaleType") or "US")[:16]
+    center, width = (_number(_value(header, name)) for name in ("WindowCenter", "WindowWidth"))
     if center is not None and width is not None and width >= 1:
-        image.WindowCenter, image.WindowWidth = center, width
-        if header.get("VOILUTFunction") in {"LINEAR", "LINEAR_EXACT", "SIGMOID"}:
+        image.WindowCenter, image.WindowWidth = DS(center, auto_format=True), DS(width, auto_format=True)
+        if _value(header, "VOILUTFunction") in {"LINEAR", "LINEAR_EXACT", "SIGMOID"}:
             image.VOILUTFunction = header.VOILUTFunction
 
 
@@ -211,6 +213,9 @@ def finished(made: Dataset, image: Dataset, analysis: Analysis) -> Dataset:
             setattr(made, keyword, at.strftime(shape))
     for item in made.get("ContributingEquipmentSequence", ()):
         item.ContributionDateTime = at.strftime("%Y%m%d%H%M%S.%f")
+    for keyword in ("PatientName", "ReferringPhysicianName"):  # without the mark of `_name`
+        delattr(made, keyword)  # the library has put the image's own element there
+        setattr(made, keyword, str(getattr(image, keyword)).rstrip("^"))
     if made.Modality != "SR":
         made.BodyPartExamined = "CHEST"
     for keyword in ("StudyDescription", "PatientAge", "IssuerOfPatientID", "TimezoneOffsetFromUTC"):
@@ -236,10 +241,24 @@ def encoded(made: Dataset) -> bytes:
 def local(at: dt.datetime, image: Dataset) -> dt.datetime:
     """The moment in the time zone of the study's other times, else in the server's."""
     text = str(image.get("TimezoneOffsetFromUTC", ""))
-    if len(text) == 5 and text[0] in "+-" and text[1:].isdigit():
+    if text:
         offset = dt.timedelta(hours=int(text[1:3]), minutes=int(text[3:]))
         return at.astimezone(dt.timezone(-offset if text[0] == "-" else offset))
     return at.astimezone()
+
+
+def _name(text: str) -> str:
+    """A name of groups that are not too long; with a caret, for highdicom suspects (and logs) a name without one."""
+    name = "=".join(group[:64] for group in text.split("=")[:3])
+    return name if "^" in name or not name else f"{name}^"
+
+
+def _value(header: Dataset, keyword: str) -> Any:
+    """A value of the image's header, None for one that is no value of its kind."""
+    try:
+        return header.get(keyword)
+    except (AttributeError, KeyError, NotImplementedError, OverflowError, TypeError, ValueError):
+        return None
 
 
 def _date(date: dt.date | None) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 import pydicom
 import structlog
 from pydicom import Dataset
+from pydicom.config import disable_value_validation
 
 from inference import report
 from inference.gate import open_gate
@@ -98,7 +99,8 @@ def _write(exchange: Exchange, ingest: Ingest, due: Due) -> None:
             if _may_get_maps(row, due):
                 results.later(connection, due.score_pk, due.kinds, _LOOK_S)
                 return
-        _Writer(exchange, ingest, row).write(due.kinds)
+        with disable_value_validation():  # what a sender wrote is repeated, and names stay out of pydicom's log
+            _Writer(exchange, ingest, row).write(due.kinds)
     except Unavailable:
         with database.autocommit() as connection:
             results.later(connection, due.score_pk, due.kinds, _BACKOFF_S)

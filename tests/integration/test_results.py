@@ -141,7 +141,7 @@ def test_what_was_removed_gets_none_and_what_somebody_removed_stays_away(archive
     (capture,) = archive.objects_of("sc")
     scope, by = (
         removal.Scope(study_uid=score.study_uid, sop_uids=(str(capture.SOPInstanceUID),)),
-        changes.By("Dr An", "not wanted"),
+        changes.By(actor="Dr An", reason="other"),
     )
     changes.write(archive.database, lambda c: removal.remove(c, "delete", scope, by, grace=None))
     with archive.database.autocommit() as connection:
@@ -251,7 +251,7 @@ def test_the_task_writes_by_itself(archive: Reported) -> None:
         archive.score(archive.take(film()))
         with archive.database.autocommit() as connection:
             worklist.announce(connection)
-        until(lambda: archive.states() == ALL, what="written", seconds=60)
+        until(lambda: archive.states() == ALL, 60, "written")
 
 
 def test_the_task_gives_up_what_the_setting_does_not_want_any_more(archive: Reported) -> None:
@@ -259,7 +259,7 @@ def test_the_task_gives_up_what_the_setting_does_not_want_any_more(archive: Repo
     archive.look()
     archive.objects = "none"
     with running(archive):
-        until(lambda: {state for _, state in archive.states()} == {"skipped"}, what="given up", seconds=30)
+        until(lambda: {state for _, state in archive.states()} == {"skipped"}, 30, "given up")
         archive.score(archive.take(film(5)))
     archive.objects = "all"
     with archive.database.autocommit() as connection:
