@@ -35,6 +35,7 @@ __all__ = [
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_S = 2
+_DICOMWEB = "/dicom-web/"  # its table of statuses has no 422 for a request that is malformed (PS3.18 8.5)
 _FAILED = "the server failed; the reason is in its log"
 
 # Most particular first: the first class that matches gives the status.
@@ -115,14 +116,15 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def describe(app: FastAPI) -> None:
-    """Put the `Problem` schema into the OpenAPI description, in place of FastAPI's own error schemas."""
+    """Put the `Problem` schema into the OpenAPI description, in place of FastAPI's own errors."""
     plain = app.openapi
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             schema = plain()
             schemas = schema.setdefault("components", {}).setdefault("schemas", {})
-            schemas.pop("HTTPValidationError", None)
+            if schemas.pop("HTTPValidationError", None):
+                _drop_unsaid(schema["paths"])
             schemas.pop("ValidationError", None)
             own = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
             schemas.update(own.pop("$defs"))
@@ -131,6 +133,14 @@ def describe(app: FastAPI) -> None:
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _drop_unsaid(paths: dict[str, Any]) -> None:
+    """Take out the 422 that FastAPI adds to whatever has parameters, where the route does not name it."""
+    for operations in paths.values():
+        for operation in operations.values():
+            if "HTTPValidationError" in str(operation["responses"].get("422")):
+                del operation["responses"]["422"]
 
 
 async def _ours(request: Request, error: Exception) -> Response:
@@ -150,10 +160,12 @@ def _sentence(error: HTTPException) -> str:
     return str(error.detail)
 
 
-async def _invalid(_: Request, error: Exception) -> Response:
+async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
+    path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
+    status = 400 if path.startswith(_DICOMWEB) else 422
     parts = [InvalidPart(where=".".join(map(str, one["loc"])), message=one["msg"]) for one in error.errors()]
-    return problem(422, "the request is not as documented", invalid=parts)
+    return problem(status, "the request is not as documented", invalid=parts)
 
 
 def install(app: FastAPI) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 
 import dicom_client
 
+IMPLICIT = dicom_client.IMPLICIT
 FIND_STUDY = "1.2.840.10008.5.1.4.1.2.2.1"  # Study Root Query/Retrieve Information Model - FIND (PS3.4 C.6.2.1.3)
 _PENDING = (0xFF00, 0xFF01)
 _STATUS = b"\0\0\0\x09\x02\0\0\0"  # (0000,0900), two bytes
@@ -54,9 +55,9 @@ class Answered:
         }  # fmt: skip
 
 
-def find_client(port: int, aet: str) -> Ask:
-    """C-FIND on one association; a query is `find_message`. Raises RuntimeError for a final status but success."""
-    client = dicom_client.Client(port, aet, calling="BENCH", contexts=((FIND_STUDY, dicom_client.IMPLICIT),))
+def find_client(port: int, aet: str, sop_class: str = FIND_STUDY) -> Ask:
+    """C-FIND on one association; a query is a `request`. Raises RuntimeError for a final status but success."""
+    client = dicom_client.Client(port, aet, calling="BENCH", contexts=((sop_class, IMPLICIT),))
     connection, buffer = client.socket, bytearray()
 
     def ask(message: bytes) -> int:
@@ -90,10 +91,14 @@ def find_client(port: int, aet: str) -> Ask:
 
 
 def find_message(keys: dict[int, str], returned: Sequence[int]) -> bytes:
-    """C-FIND-RQ at study level with its identifier (PS3.7 9.3.2.1), implicit VR little endian, as two PDUs."""
+    """C-FIND-RQ at study level with its identifier."""
     identifier = {0x00080005: "ISO_IR 192", 0x00080052: "STUDY", **dict.fromkeys(returned, ""), **keys}
-    data = b"".join(_element(tag, value) for tag, value in sorted(identifier.items()))
-    fields = {0x0002: _uid(FIND_STUDY), 0x0100: b"\x20\0", 0x0110: b"\1\0", 0x0700: b"\0\0", 0x0800: b"\0\0"}
+    return request(FIND_STUDY, b"".join(_element(tag, value) for tag, value in sorted(identifier.items())))
+
+
+def request(sop_class: str, data: bytes) -> bytes:
+    """C-FIND-RQ with this identifier (PS3.7 9.3.2.1), implicit VR little endian, as two PDUs."""
+    fields = {0x0002: _uid(sop_class), 0x0100: b"\x20\0", 0x0110: b"\1\0", 0x0700: b"\0\0", 0x0800: b"\0\0"}
     body = b"".join(struct.pack("<HHI", 0, tag, len(value)) + value for tag, value in fields.items())
     command = struct.pack("<HHII", 0, 0, 4, len(body)) + body
     return _pdu(command, 3) + _pdu(data, 2)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import groupby
 from typing import TYPE_CHECKING
 
 from pydicom.dataset import Dataset
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from pacs.tasks import ExchangeConfig
     from storage.commitment import Asked
     from storage.peers import Peer
-    from storage.retrieval import StoredInstance
+    from storage.retrieval import Gone, StoredInstance
 
 __all__ = ["AVAILABILITY", "Announcer", "ask_commitment", "notice"]
 
@@ -27,33 +26,51 @@ _N_CREATE_RQ = 0x0140
 _REPORT_WAIT_S = 5.0  # a peer that can only answer on this association does so within it
 
 
-def notice(study_uid: str, instances: Iterable[StoredInstance], retrieve_aet: str, retrieve_url: str = "") -> Dataset:
-    """The attributes of a notification: what of a study can be had, and where (PS3.4 table R.3.2-1).
+def notice(
+    study_uid: str,
+    instances: Iterable[StoredInstance],
+    gone: Iterable[Gone],
+    retrieve_aet: str,
+    retrieve_url: str = "",
+) -> Dataset:
+    """The attributes of a notification (PS3.4 table R.3.2-1): what of a study can be had, and what not any more.
 
-    `instances` must come series by series.
+    Args:
+        study_uid: the study of all of them.
+        instances: what is ONLINE.
+        gone: what was deleted or rejected: UNAVAILABLE (PS3.3 C.4.23.1.1).
+        retrieve_aet: the AE title for which that is said.
+        retrieve_url: address of the DICOMweb service, '' where it is not told.
     """
     dataset = Dataset()
     dataset.StudyInstanceUID = study_uid
     dataset.ReferencedPerformedProcedureStepSequence = []
-    dataset.ReferencedSeriesSequence = []
-    for series_uid, members in groupby(instances, key=lambda one: one.series_uid):
-        series = Dataset()
-        series.SeriesInstanceUID = series_uid
-        series.ReferencedSOPSequence = [_available(one, study_uid, retrieve_aet, retrieve_url) for one in members]
-        dataset.ReferencedSeriesSequence.append(series)
+    series: dict[str, list[Dataset]] = {}
+    for one in instances:
+        item = _reference(one, "ONLINE", retrieve_aet)
+        if retrieve_url:
+            place = f"studies/{study_uid}/series/{one.series_uid}/instances/{one.sop_uid}"
+            item.RetrieveURL = f"{retrieve_url.rstrip('/')}/{place}"
+        series.setdefault(one.series_uid, []).append(item)
+    for lost in gone:
+        series.setdefault(lost.series_uid, []).append(_reference(lost, "UNAVAILABLE", retrieve_aet))
+    dataset.ReferencedSeriesSequence = [_series(uid, items) for uid, items in series.items()]
     return dataset
 
 
-def _available(one: StoredInstance, study_uid: str, retrieve_aet: str, retrieve_url: str) -> Dataset:
+def _series(series_uid: str, items: list[Dataset]) -> Dataset:
+    series = Dataset()
+    series.SeriesInstanceUID = series_uid
+    series.ReferencedSOPSequence = items
+    return series
+
+
+def _reference(one: StoredInstance | Gone, availability: str, retrieve_aet: str) -> Dataset:
     item = Dataset()
     item.ReferencedSOPClassUID = one.sop_class
     item.ReferencedSOPInstanceUID = one.sop_uid
-    item.InstanceAvailability = "ONLINE"
+    item.InstanceAvailability = availability
     item.RetrieveAETitle = retrieve_aet
-    if retrieve_url:
-        item.RetrieveURL = (
-            f"{retrieve_url.rstrip('/')}/studies/{study_uid}/series/{one.series_uid}/instances/{one.sop_uid}"
-        )
     return item
 
 

@@ -30,7 +30,7 @@ from storage.errors import (
     PeerUnavailable,
     Unavailable,
 )
-from storage.retrieval import details, stored_instances
+from storage.retrieval import details, gone, stored_instances
 
 if TYPE_CHECKING:
     from pacs.dimse.sender import Kind
@@ -127,9 +127,9 @@ class Courier:
         with database.autocommit() as connection:
             found = forwarding.waiting(connection, pk, _ROUND)
             stored = {one.sop_uid: one for one in details(connection, [one.instance_pk for one in found], notes=True)}
-            gone = [one.queue_pk for one in found if one.sop_uid not in stored]
-            if gone:
-                forwarding.lost_interest(connection, gone, "It is no longer served here.")
+            missing = [one.queue_pk for one in found if one.sop_uid not in stored]
+            if missing:
+                forwarding.lost_interest(connection, missing, "It is no longer served here.")
         if not found:
             return self.destination.commitment and self._ask_commitment()
         self._send([Item(one.queue_pk, stored[one.sop_uid]) for one in found if one.sop_uid in stored])
@@ -254,11 +254,12 @@ class Courier:
             return False
         assert self._peer is not None
         with Announcer(self._peer, config) as line:
-            for queue_pk, study_uid in found:
+            for queue_pk, study_uid, seen in found:
                 if self._halted.is_set():
                     raise StoppedError
                 with database.autocommit() as connection:
-                    told = notice(study_uid, stored_instances(connection, study_uid=study_uid), config.ae_title)
+                    here, lost = stored_instances(connection, study_uid=study_uid), gone(connection, study_uid)
+                    told = notice(study_uid, here, lost, config.ae_title, config.retrieve_url)
                 error = ""
                 try:
                     if told.ReferencedSeriesSequence:
@@ -269,7 +270,7 @@ class Courier:
                     if error:
                         forwarding.refused(connection, self.destination, queue_pk, error)
                     else:
-                        forwarding.done(connection, self.destination, [queue_pk])
+                        forwarding.done(connection, self.destination, [queue_pk], seen=seen)
         return True
 
     def _ask_commitment(self) -> bool:

@@ -12,10 +12,12 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
 
+from pacs import identifiers
 from pacs.charset import NAME_DELIMITERS, TEXT_DELIMITERS, codecs_of, decode
-from pacs.scan import Scan
-from storage.errors import InvalidDataSet, InvalidUID
+from pacs.scan import EXPLICIT_BIG_ENDIAN, IMPLICIT_LITTLE_ENDIAN, Scan
+from storage.errors import InvalidDataSet, InvalidInput, InvalidUID
 from storage.objects import Buffer
+from storage.received import RequestAttributes
 from storage.studies import InstanceHeader
 from storage.uid import UID, InstanceUID, SeriesUID, StudyUID
 
@@ -32,11 +34,16 @@ _CHARACTER_SET, _SOP_CLASS, _SOP_UID, _STUDY_UID, _SERIES_UID = (
     0x0020000E,
 )
 _PATIENT_IDS, _IMAGE_LATERALITY, _STUDY_PRIORITY = 0x00101000, 0x00200062, 0x0032000C
+_REQUESTS = 0x00400275
+_REQUEST_TAGS = (0x00400009, 0x00401001, 0x00080050)  # in the order of RequestAttributes
+_MAX_REQUESTS = 32
+_EXPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
 
 
 class _Context(NamedTuple):
     codecs: tuple[str, ...]
     big_endian: bool
+    implicit: bool
 
 
 def _clean(text: str) -> str:
@@ -103,6 +110,29 @@ def _unsigned(raw: bytes, context: _Context) -> int | None:
     return _int32(value)
 
 
+@lru_cache(maxsize=_CACHED)
+def _requests(raw: bytes, context: _Context) -> tuple[RequestAttributes, ...]:
+    """The items of a Request Attributes Sequence that name something; none where they cannot be read."""
+    if context.implicit:
+        syntax, head = IMPLICIT_LITTLE_ENDIAN, struct.pack("<HHI", 0x0040, 0x0275, 0xFFFFFFFF)
+    else:
+        order = ">" if context.big_endian else "<"
+        syntax = EXPLICIT_BIG_ENDIAN if context.big_endian else _EXPLICIT_LITTLE_ENDIAN
+        head = struct.pack(order + "HH2sxxI", 0x0040, 0x0275, b"SQ", 0xFFFFFFFF)
+    try:
+        items = identifiers.read(head + raw, syntax, context.codecs)[_REQUESTS].values
+    except InvalidInput:
+        # As UN, its items are implicit VR (PS3.5 6.2.2 note 2).
+        return () if context.implicit else _requests(raw, context._replace(implicit=True, big_endian=False))
+    found = [RequestAttributes(*(_clean(_first(item, tag)) for tag in _REQUEST_TAGS)) for item in items]
+    return tuple(dict.fromkeys(one for one in found[:_MAX_REQUESTS] if any(one)))
+
+
+def _first(item: identifiers.Elements, tag: int) -> str:
+    values = item[tag].values if tag in item else ()
+    return values[0] if values and isinstance(values[0], str) else ""
+
+
 def _int32(value: int) -> int | None:
     """What the index can hold."""
     return value if -(2**31) <= value < 2**31 else None
@@ -151,6 +181,7 @@ _FIELDS: dict[int, tuple[str, Callable[[bytes, _Context], Any]]] = {
     _STUDY_PRIORITY: ("requested_priority", _code),
     0x00400244: ("pps_start_date", _date),
     0x00400245: ("pps_start_time", _code),
+    _REQUESTS: ("request_attributes", _requests),
     0x00401003: ("requested_priority", _text),
 }
 _REQUIRED = frozenset({_SOP_CLASS, _SOP_UID, _STUDY_UID, _SERIES_UID})
@@ -198,7 +229,7 @@ class HeaderReader:
             return self._header
         scan = self._scan
         values = scan.values
-        context = _Context(codecs_of(values.get(_CHARACTER_SET, b"")), scan.big_endian)
+        context = _Context(codecs_of(values.get(_CHARACTER_SET, b"")), scan.big_endian, scan.implicit)
         fields: dict[str, Any] = {}
         for tag, (name, convert) in _FIELDS.items():
             if raw := values.get(tag):

@@ -83,13 +83,14 @@ def _kind(vr: str) -> str:
 # ---- reading
 
 
-def read(data: bytes, transfer_syntax: str) -> dict[int, Element]:
+def read(data: bytes, transfer_syntax: str, codecs: tuple[str, ...] = ("",)) -> dict[int, Element]:
     """The elements of an uncompressed data set; group lengths and what has no known VR are left out.
 
+    `codecs`: of the text, while the data set does not name its character set.
     Raises `InvalidInput` where bytes are missing or left over, tags repeat, or there is more than a message needs.
     """
     try:
-        return _Reader(data, transfer_syntax).elements(0, len(data), 0)[0]
+        return _Reader(data, transfer_syntax).elements(0, len(data), 0, codecs)[0]
     except struct.error:
         raise InvalidInput("The data set ends within an element.") from None
 

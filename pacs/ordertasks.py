@@ -46,19 +46,24 @@ def listen(exchange: Exchange, stop: threading.Event) -> None:
     """Take HL7 messages over MLLP, where the settings ask for it.
 
     Raises:
-        SanglocError: the port cannot be used.
+        SanglocError: the port or the files for TLS cannot be used.
     """
     config = exchange.config.hl7
     if config is None:
         stop.wait()
         return
+    from pacs.dimse.policy import TlsFiles  # noqa: PLC0415
+    from pacs.dimse.tls import server_context  # noqa: PLC0415
     from pacs.hl7.listener import serve  # noqa: PLC0415 - only where it is used
     from pacs.hl7.processing import Processor  # noqa: PLC0415
     from pacs.ordering import Desk  # noqa: PLC0415
 
+    tls = None
+    if config.certificate and config.key:
+        tls = server_context(TlsFiles(config.certificate, config.key, config.client_authorities))
     try:
         listener = config.socket()
     except OSError as error:
         raise SanglocError(f"The HL7 port {config.port} on {config.host} cannot be used: {error.strerror}") from error
     with listener:
-        serve(listener, Processor(exchange.database, Desk(config.promise)), config.limits, stop)
+        serve(listener, Processor(exchange.database, Desk(config.promise)), config.limits, stop, tls)

@@ -224,6 +224,7 @@ def exchange_config(settings: Settings, listen_fd: int | None = None) -> Exchang
         settle_s=settings.exchange.settle_s,
         report_objects=settings.report.objects,
         report_max_age_s=settings.report.max_age_days * 86_400,
+        retrieve_url=settings.exchange.retrieve_url or "",
         rejection=rejection_policy(settings),
     )
 
@@ -251,7 +252,14 @@ def hl7_config(settings: Settings, listen_fd: int | None = None) -> Hl7Config | 
         idle_timeout_s=chosen.idle_timeout_s,
     )
     return Hl7Config(
-        promise=order_promise(settings), host=chosen.host, port=chosen.port, listen_fd=listen_fd, limits=limits
+        promise=order_promise(settings),
+        host=chosen.host,
+        port=chosen.port,
+        listen_fd=listen_fd,
+        certificate=chosen.tls_certificate,
+        key=chosen.tls_key,
+        client_authorities=chosen.tls_client_ca,
+        limits=limits,
     )
 
 

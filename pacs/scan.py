@@ -21,7 +21,7 @@ EXPLICIT_BIG_ENDIAN = "1.2.840.10008.1.2.2"
 DEFLATED = frozenset({"1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.205"})
 
 _PIECE_BYTES = 8 << 10  # most headers end in the first piece
-_MAX_VALUE_BYTES = 4 << 10  # a wanted value that is longer is passed over
+_MAX_VALUE_BYTES = 4 << 10  # a wanted value that is longer is passed over, a sequence too
 _MAX_ELEMENTS = 100_000  # in front of what is wanted; more is an attack
 _MAX_INFLATED_BYTES = 16 << 20
 
@@ -39,7 +39,8 @@ _OTHER_IDS, _PATIENT_ID = 0x00101002, 0x00100020
 class Scan:
     """Collects `wanted` values at the top level of a data set of the given transfer syntax into `values`.
 
-    `values` holds the raw value by tag, the first one where a tag comes twice. `other_ids` holds the raw Patient IDs in
+    `values` holds the raw value by tag, the first one where a tag comes twice; of a sequence its items, with the
+    delimiter behind them where it has one. `other_ids` holds the raw Patient IDs in
     the items of the Other Patient IDs Sequence (0010,1002). The scan is over (`done`) behind the tag `last`, but not
     before the `required` tags were seen: data sets with tags out of order exist.
 
@@ -66,6 +67,11 @@ class Scan:
         self._others_end = (
             0  # where the Other Patient IDs Sequence that we are in ends, from the start of the next walk
         )
+
+    @property
+    def implicit(self) -> bool:
+        """Whether the elements at the top level have no VR."""
+        return self._implicit and self._unknown_depth < 0
 
     def feed(self, data: Buffer) -> bool:
         """Take the next bytes of the data set as stored; True when no more are needed.
@@ -149,17 +155,54 @@ class Scan:
                 self.done = True
                 break
             elif inside or length == _UNDEFINED or group == _ITEMS or tag == _OTHER_IDS:
-                if tag == _PATIENT_ID and at < self._others_end and length <= _MAX_VALUE_BYTES:
-                    if start + length > end + 8:
-                        break
-                    self.other_ids.append(data[start : start + length])
-                at = self._enter(tag, vr, at, start, length)
+                following = self._nested(data, tag, vr, at, start, length=length)
+                if following is None:
+                    break
+                at = following
                 inside = self._inside(at)
                 form_of = _NO_FORMS if self._implicit else _FORMS
             else:
                 at = start + length
             self._seen += 1
         return at
+
+    def _nested(self, data: bytes, tag: int, vr: bytes, at: int, start: int, *, length: int) -> int | None:
+        """What belongs to sequences: where to go on, None when more of it must come first."""
+        if tag == _PATIENT_ID and at < self._others_end and length <= _MAX_VALUE_BYTES:
+            if start + length > len(data):
+                return None
+            self.other_ids.append(data[start : start + length])
+        elif tag in self._wanted and not self._inside(at):  # its length is undefined
+            end = self._sequence_end(data, start, vr)
+            if end is not None:
+                self.values.setdefault(tag, data[start:end])
+                return end
+            if len(data) - start <= _MAX_VALUE_BYTES:
+                return None
+        return self._enter(tag, vr, at, start, length)
+
+    def _sequence_end(self, data: bytes, at: int, vr: bytes) -> int | None:
+        """Behind the delimiter of a sequence of undefined length with items from `at` on; None where it is not here."""
+        form_of = _NO_FORMS if self._implicit or vr == b"UN" else _FORMS
+        depth = 1
+        while at + 8 <= len(data):
+            group, element, code, length = self._head.unpack_from(data, at)
+            form, at = (None if group == _ITEMS else form_of.get(code)), at + 8
+            if form == _LONG:
+                at += 4
+                if at > len(data):
+                    break
+            if form != _SHORT:
+                (length,) = self._long.unpack_from(data, at - 4)
+            if group == _ITEMS and element != _ITEM & 0xFFFF:
+                depth -= 1
+                if not depth:
+                    return at
+            elif length == _UNDEFINED:
+                depth += 1
+            else:
+                at += length
+        return None
 
     def _inside(self, at: int) -> bool:
         return self._depth > 0 or at < self._others_end

@@ -221,6 +221,10 @@ class Exchange(Section):
     settle_s: Seconds = Field(
         default=60.0, description="a study is taken for complete when nothing new came to it for so many seconds"
     )
+    retrieve_url: Annotated[str, Field(pattern=r"^https?://\S+$")] | None = Field(
+        default=None,
+        description="our DICOMweb address as others reach it, told in notices of availability; unset: not told",
+    )
 
 
 class Report(Section):
@@ -255,6 +259,13 @@ class Hl7(Section):
     port: Port | None = Field(default=None, description="TCP port, by custom 2575; 0 takes a free one; unset: none")
     senders: tuple[Network, ...] = Field(
         default=("127.0.0.0/8", "::1/128"), description="addresses or networks that messages are taken from"
+    )
+    tls_certificate: Path | None = Field(
+        default=None, description="our certificate chain (PEM); set: senders must speak TLS"
+    )
+    tls_key: Path | None = Field(default=None, description="our private key (PEM)")
+    tls_client_ca: Path | None = Field(
+        default=None, description="authority of senders' certificates (PEM); set: senders need one"
     )
     max_message_bytes: Count = Field(default=_HL7.max_message_bytes, description="longest message taken, bytes")
     max_connections: Count = Field(default=_HL7.max_connections, description="connections at a time")
@@ -323,8 +334,9 @@ def refuse_unsafe(settings: Settings) -> None:
             f"hl7.host is {settings.hl7.host}, which others can reach, but nothing says who may send: name the "
             'networks of your systems in hl7.senders, such as "10.1.0.5/32"'
         )
-    if bool(dicom.tls_certificate) != bool(dicom.tls_key) or (dicom.tls_client_ca and not dicom.tls_key):
-        raise SettingsError("DICOM TLS needs both dicom.tls_certificate and dicom.tls_key")
+    for name, part in (("dicom", dicom), ("hl7", settings.hl7)):
+        if bool(part.tls_certificate) != bool(part.tls_key) or (part.tls_client_ca and not part.tls_key):
+            raise SettingsError(f"TLS needs both {name}.tls_certificate and {name}.tls_key")
     if objects.endpoint and not (objects.access_key and objects.secret_key):
         raise SettingsError("objects.endpoint is set: set objects.access_key and objects.secret_key too")
     if objects.endpoint and objects.folder:

@@ -48,6 +48,7 @@ class ExchangeConfig:
     settle_s: float = 60.0  # a study is complete when nothing new came to it for so long
     report_objects: Literal["none", "sr", "all"] = "none"  # what is written of a flagged image
     report_max_age_s: float = 7 * 86_400  # images that came longer ago get no objects
+    retrieve_url: str = ""  # of our DICOMweb service as others reach it; '': not told
     rejection: RejectionPolicy = DEFAULT_POLICY  # how long what was removed can be restored, whose notes count
 
 

@@ -130,6 +130,7 @@ ATTRIBUTES: Final = tuple(
         ("StationName", 0x00081010, "SH", "text", {_E: "e.station_name"}),
         ("Manufacturer", 0x00080070, "LO", "text", {_E: "e.manufacturer"}),
         ("ManufacturerModelName", 0x00081090, "LO", "text", {_E: "e.manufacturer_model"}),
+        ("RequestAttributesSequence", 0x00400275, "SQ", "items", {_E: "e.request_attributes"}),
         ("NumberOfSeriesRelatedInstances", 0x00201209, "IS", "counted",
             {_E: "(SELECT count(*)::int FROM instances WHERE series_fk = e.series_pk AND NOT hidden)"}),
         # instance
@@ -163,7 +164,14 @@ _STEMS = ("Study", "Series", "PerformedProcedureStepStart", "Content", "Acquisit
 PAIRS: Final = {stem: (BY_KEYWORD[f"{stem}Date"], BY_KEYWORD[f"{stem}Time"]) for stem in _STEMS}
 """Dates with their times: moments that have a time zone."""
 
-_NESTED: Final = {"OtherPatientIDsSequence": {0x00100020: ("PatientID", "LO")}}
+_NESTED: Final = {
+    "OtherPatientIDsSequence": {0x00100020: ("PatientID", "LO")},
+    "RequestAttributesSequence": {
+        0x00080050: ("AccessionNumber", "SH"),
+        0x00400009: ("ScheduledProcedureStepID", "SH"),
+        0x00401001: ("RequestedProcedureID", "SH"),
+    },
+}
 
 
 def nested(attribute: Attribute) -> Mapping[int, tuple[str, str]]:

@@ -145,10 +145,18 @@ def record(
 
 
 def settle(connection: Connection, study_pks: Sequence[int]) -> None:
-    """Bring hidden flags, modalities and worklist rows of these studies in line with their visible instances."""
+    """Bring hidden flags, modalities and worklist rows of these studies in line with their visible instances.
+
+    Who was told what is available (PS3.4 R) is told again.
+    """
     keys = sorted(set(study_pks))
     connection.execute("SELECT FROM worklist WHERE study_fk = ANY(%s) ORDER BY study_fk FOR UPDATE", (keys,))
     connection.execute("SELECT settle_studies(%s)", (keys,))
+    connection.execute(
+        "UPDATE availability_notices SET state = 'waiting', run_after = now(), attempts = 0, changed_at = now()"
+        " WHERE study_fk = ANY(%s) AND state = 'done'",
+        (keys,),
+    )
 
 
 def get(connection: Connection, change_pk: int) -> Change:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 # ruff: noqa: S608 - the statements are put together from constants only
 import datetime as dt
+from itertools import islice, product
 from typing import Any
+
+from psycopg.types.json import Jsonb
 
 from storage import names
 from storage.attributes import PAIRS, Attribute, Kind, Level
@@ -14,6 +17,9 @@ from storage.matching import LAST, Filter, comparable, word_filter
 __all__ = ["filters_of"]
 
 _DAY = dt.timedelta(days=1)
+
+_REQUESTS = "RequestAttributesSequence"  # has an index of its own kind
+_MOST_ITEMS = 20  # combinations of values that are looked up in it
 
 # Attributes with an index, and the SELECT of the studies that hold one of the values, by column.
 _INDEXED = {
@@ -134,6 +140,8 @@ class _Filters:
     # ---- candidates
 
     def _candidates(self, match: Match) -> str:
+        if isinstance(match, Items) and self._attribute.keyword == _REQUESTS:
+            return self._request_candidates(match)
         select, column = _INDEXED.get(self._attribute.keyword, ("", ""))
         if not select:
             return self._moment_candidates(match)
@@ -144,6 +152,14 @@ class _Filters:
             if start:
                 return f"{select} {column} >= {self._value(start)} AND {column} < {self._value(start + LAST)}"
         return ""
+
+    def _request_candidates(self, match: Items) -> str:
+        values = {keyword: _comparable(one) for keyword, one in match.matches if isinstance(one, Texts)}
+        items = [dict(zip(values, each, strict=True)) for each in islice(product(*values.values()), _MOST_ITEMS + 1)]
+        if not values or len(items) > _MOST_ITEMS:
+            return ""
+        tests = " OR ".join(f"request_attributes @> {self._value(Jsonb([item]))}" for item in items)
+        return f"SELECT study_fk FROM series WHERE request_attributes <> '[]' AND ({tests})"
 
     def _moment_candidates(self, match: Match) -> str:
         if isinstance(match, Moments):

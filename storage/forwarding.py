@@ -119,10 +119,11 @@ def waiting(connection: Connection, destination_pk: int, limit: int) -> list[Wai
         ).fetchall()
 
 
-def waiting_studies(connection: Connection, destination_pk: int, limit: int) -> list[tuple[int, str]]:
-    """Queue number and Study Instance UID of studies that have settled and are to be announced."""
+def waiting_studies(connection: Connection, destination_pk: int, limit: int) -> list[tuple[int, str, dt.datetime]]:
+    """Queue number, Study Instance UID and `changed_at` of studies that have settled and are to be announced."""
     return connection.execute(
-        "SELECT q.queue_pk, s.study_uid FROM availability_notices AS q JOIN studies AS s ON s.study_pk = q.study_fk"
+        "SELECT q.queue_pk, s.study_uid, q.changed_at FROM availability_notices AS q"
+        " JOIN studies AS s ON s.study_pk = q.study_fk"
         " WHERE q.destination_fk = %s AND q.state = 'waiting' AND q.run_after <= now() ORDER BY q.run_after LIMIT %s",
         (destination_pk, limit),
     ).fetchall()
@@ -131,12 +132,22 @@ def waiting_studies(connection: Connection, destination_pk: int, limit: int) -> 
 # ---- what came of it
 
 
-def done(connection: Connection, destination: Destination, queue_pks: Sequence[int], sent_bytes: int = 0) -> None:
-    """These were taken by the destination, of `sent_bytes` bytes together. Call it in a transaction."""
+def done(
+    connection: Connection,
+    destination: Destination,
+    queue_pks: Sequence[int],
+    sent_bytes: int = 0,
+    *,
+    seen: dt.datetime | None = None,
+) -> None:
+    """These were taken by the destination, of `sent_bytes` bytes together. Call it in a transaction.
+
+    With `seen` only while `changed_at` is that: what has changed since is to be told again.
+    """
     count = connection.execute(
         "UPDATE " + _table(destination) + " SET state = %s, error = '', changed_at = now()"
-        " WHERE queue_pk = ANY(%s) AND state = 'waiting'",
-        ("sent" if destination.commitment else "done", list(queue_pks)),
+        " WHERE queue_pk = ANY(%s) AND state = 'waiting' AND changed_at = coalesce(%s, changed_at)",
+        ("sent" if destination.commitment else "done", list(queue_pks), seen),
     ).rowcount
     connection.execute(
         "UPDATE forwarding_destinations SET sent_instances = sent_instances + %s, sent_bytes = sent_bytes + %s,"

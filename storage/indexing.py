@@ -12,32 +12,28 @@ from __future__ import annotations
 import contextlib
 import weakref
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import orjson
 import psycopg
 from psycopg.pq import ConnStatus, ExecStatus, TransactionStatus
 from psycopg.pq.abc import PGconn, PGresult
 
-from storage import arrivals, names, removal, set_aside
+from storage import arrivals, removal, set_aside
 from storage.database import Connection, Database
+from storage.indexrows import SeriesPlace, arrays
 from storage.received import InstanceHeader, Outcome, Received
 
 __all__ = ["Indexed", "Indexer", "index_instances"]
 
 _CACHED_SERIES = 20_000
 _ATTEMPTS = 20
-_INDEXED_TEXT_MAX = 256  # characters
 _INSERT = "SELECT * FROM index_instances(%s, %s, %s, %s, %s)"
 _STATEMENT = b"index_instances"
 _RAW_INSERT = b"SELECT * FROM index_instances($1, $2, $3, $4, $5)"
-_URGENCY = {"routine": 0, "urgent": 1, "stat": 2}
 
 _prepared: weakref.WeakSet[Connection] = weakref.WeakSet()  # connections that know `_STATEMENT`
 
 _SeriesKey = tuple[str, str]
-_SeriesPlace = tuple[int, int]
-_Row = dict[str, Any]
 
 
 class Indexed(NamedTuple):
@@ -51,12 +47,12 @@ class _Places:
     """Known series: (study UID, series UID) to (study_pk, series_pk). Holds only what was committed."""
 
     def __init__(self) -> None:
-        self._places: dict[_SeriesKey, _SeriesPlace] = {}
+        self._places: dict[_SeriesKey, SeriesPlace] = {}
 
-    def get(self, header: InstanceHeader) -> _SeriesPlace | None:
+    def get(self, header: InstanceHeader) -> SeriesPlace | None:
         return self._places.get((header.study_uid, header.series_uid))
 
-    def learn(self, batch: Sequence[Received], stored: dict[str, _SeriesPlace]) -> None:
+    def learn(self, batch: Sequence[Received], stored: dict[str, SeriesPlace]) -> None:
         if len(self._places) > _CACHED_SERIES:
             self._places.clear()
         for received in batch:
@@ -92,7 +88,7 @@ class Indexer:
             compared = dict(zip(left, _compare(connection, [batch[n] for n in left]), strict=True))
         return [compared.get(n, Indexed("stored", True)) for n in range(len(batch))]
 
-    def _insert(self, connection: Connection, batch: list[Received]) -> dict[str, _SeriesPlace]:
+    def _insert(self, connection: Connection, batch: list[Received]) -> dict[str, SeriesPlace]:
         places = [self._places.get(received.header) for received in batch]
         try:
             if None not in places:
@@ -136,10 +132,10 @@ def _split_repeats(batch: Sequence[Received]) -> tuple[list[Received], set[int]]
 
 
 def _insert(
-    connection: Connection, batch: list[Received], places: Sequence[_SeriesPlace | None]
-) -> dict[str, _SeriesPlace]:
+    connection: Connection, batch: list[Received], places: Sequence[SeriesPlace | None]
+) -> dict[str, SeriesPlace]:
     """Insert what is new, with whatever is missing above it; the places of what was inserted, by SOP instance UID."""
-    values = _arrays(batch, places)
+    values = arrays(batch, places)
     if _in_transaction(connection):
         with connection.transaction():
             stored = connection.execute(_INSERT, values).fetchall()
@@ -186,7 +182,7 @@ def _check(server: PGconn, result: PGresult) -> None:
     raise psycopg.errors.error_from_result(result)
 
 
-def _insert_missing(connection: Connection, batch: list[Received]) -> dict[str, _SeriesPlace]:
+def _insert_missing(connection: Connection, batch: list[Received]) -> dict[str, SeriesPlace]:
     """As `_insert`, when the series are not known to the cache.
 
     The function refuses to make a study or series that would stay empty because its instance is known elsewhere; then
@@ -230,189 +226,3 @@ def _compare(connection: Connection, batch: Sequence[Received]) -> list[Indexed]
         else:
             compared.append(Indexed("conflict", set_aside.add_conflict(connection, received)))
     return compared
-
-
-def _arrays(batch: list[Received], places: Sequence[_SeriesPlace | None]) -> list[str | None]:
-    """The arguments of the function `index_instances`: each array in the order of its key, without repeats."""
-    instances = []
-    for received, place in sorted(zip(batch, places, strict=True), key=lambda pair: pair[0].header.sop_uid):
-        row = _instance_row(received)
-        if place is None:
-            row["study_uid"], row["series_uid"] = received.header.study_uid, received.header.series_uid
-        else:
-            row["study_fk"], row["series_fk"] = place
-        instances.append(row)
-    arrivals = _arrivals(batch, places)
-    if None not in places:
-        return [None, None, None, _json(instances), _json(arrivals)]
-    patients: dict[str, _Row] = {}
-    studies: dict[str, _Row] = {}
-    series: dict[_SeriesKey, _Row] = {}
-    for received in batch:
-        header = received.header
-        if header.study_uid not in studies:
-            studies[header.study_uid] = study = _study_row(received)
-            patient = patients.setdefault(study["patient_key"], _patient_row(study, header))
-            patient["study_uids"].append(header.study_uid)
-        series.setdefault((header.series_uid, header.study_uid), _series_row(header))
-    for arrival in arrivals:
-        studies[arrival["study_uid"]].update(arrival)
-    levels = [[rows[key] for key in sorted(rows)] for rows in (patients, studies)]
-    levels.append([series[key] for key in sorted(series)])
-    return [_json(rows) for rows in (*levels, instances, arrivals)]
-
-
-def _arrivals(batch: list[Received], places: Sequence[_SeriesPlace | None]) -> list[_Row]:
-    """What the instances of a batch bring to the worklist rows of their studies, in the order of the studies' UIDs."""
-    arrivals: dict[str, _Row] = {}
-    for received, place in zip(batch, places, strict=True):
-        eligible, urgency = not received.not_eligible, _URGENCY[received.priority]
-        known = arrivals.get(received.header.study_uid)
-        if known is None:
-            arrivals[received.header.study_uid] = {
-                "study_fk": place and place[0],
-                "study_uid": received.header.study_uid,
-                "received_at": received.received_at,
-                "latest_due_at": received.latest_due_at,
-                "urgency": urgency,
-                "eligible": eligible,
-                "not_eligible": received.not_eligible,
-                "modalities": _modalities(received),
-                "quiet": received.quiet,
-            }
-            continue
-        known["received_at"] = min(known["received_at"], received.received_at)
-        known["latest_due_at"] = min(known["latest_due_at"], received.latest_due_at)
-        known["urgency"] = max(known["urgency"], urgency)
-        known["modalities"] = sorted({*known["modalities"], *_modalities(received)})
-        known["quiet"] = known["quiet"] and received.quiet
-        if eligible:
-            known["eligible"], known["not_eligible"] = True, ""
-    return [arrivals[key] for key in sorted(arrivals)]
-
-
-def _modalities(received: Received) -> list[str]:
-    modality = _indexable(received.header.modality)
-    return [modality] if modality else []
-
-
-def _instance_row(received: Received) -> _Row:
-    header = received.header
-    return {
-        "sop_uid": header.sop_uid,
-        "sop_class": header.sop_class,
-        "transfer_syntax": header.transfer_syntax,
-        "instance_number": _integer(header.instance_number),
-        "rows": _integer(header.rows),
-        "columns": _integer(header.columns),
-        "bits_allocated": _integer(header.bits_allocated),
-        "frames": _integer(header.frames),
-        "photometric": header.photometric,
-        "view_position": header.view_position,
-        "image_type": header.image_type,
-        "content_date": header.content_date,
-        "content_time": header.content_time,
-        "acquisition_date": header.acquisition_date,
-        "acquisition_time": header.acquisition_time,
-        "object_key": received.object_key,
-        "object_size": received.object_size,
-        "dataset_offset": received.dataset_offset,
-        "sha256": received.sha256.hex(),
-        "source_aet": received.source_aet,
-        "source_address": received.source_address,
-        "received_at": received.received_at,
-        "urgency": _URGENCY[received.priority],
-        "not_eligible": received.not_eligible,
-    }
-
-
-def _study_row(received: Received) -> _Row:
-    header = received.header
-    patient_id, issuer = _indexable(header.patient_id), _indexable(header.issuer)
-    words = names.words(header.patient_name)
-    return {
-        "study_uid": header.study_uid,
-        # A backslash cannot occur in either part (PS3.5 6.2, LO).
-        "patient_key": f"{issuer}\\{patient_id}" if patient_id else f"study:{header.study_uid}",
-        "patient_id": patient_id,
-        "patient_name": header.patient_name,
-        "patient_name_key": " ".join(words),
-        "name_words": words,
-        "patient_birth_date": header.patient_birth_date,
-        "patient_sex": header.patient_sex,
-        "patient_age": header.patient_age,
-        "study_date": header.study_date,
-        "study_time": header.study_time,
-        "accession_number": _indexable(header.accession_number),
-        "study_id": header.study_id,
-        "study_description": header.study_description,
-        "referring_physician": header.referring_physician,
-        "institution_name": header.institution_name,
-        "timezone_offset": header.timezone_offset,
-        "site": _indexable(received.site),
-        "source_aet": received.source_aet,
-        "source_address": received.source_address,
-    }
-
-
-def _patient_row(study: _Row, header: InstanceHeader) -> _Row:
-    return {
-        "patient_key": study["patient_key"],
-        "patient_id": study["patient_id"],
-        "issuer": _indexable(header.issuer),
-        "patient_name": header.patient_name,
-        "patient_birth_date": header.patient_birth_date,
-        "patient_sex": header.patient_sex,
-        "other_ids": header.other_patient_ids,
-        "study_uids": [],
-    }
-
-
-def _series_row(header: InstanceHeader) -> _Row:
-    return {
-        "study_uid": header.study_uid,
-        "series_uid": header.series_uid,
-        "modality": _indexable(header.modality),
-        "series_number": _integer(header.series_number),
-        "series_description": header.series_description,
-        "body_part": header.body_part,
-        "laterality": header.laterality,
-        "protocol_name": header.protocol_name,
-        "series_date": header.series_date,
-        "series_time": header.series_time,
-        "pps_start_date": header.pps_start_date,
-        "pps_start_time": header.pps_start_time,
-        "performing_physician": header.performing_physician,
-        "station_name": header.station_name,
-        "manufacturer": header.manufacturer,
-        "manufacturer_model": header.manufacturer_model,
-        "institution_name": header.institution_name,
-    }
-
-
-def _indexable(text: str) -> str:
-    """A B-tree entry holds 2,704 bytes; the VRs of what is indexed allow 64 characters at most."""
-    return text[:_INDEXED_TEXT_MAX]
-
-
-def _integer(value: int | None) -> int | None:
-    """A number that the column can hold: senders write anything into IS."""
-    return value if value is None or -(2**31) <= value < 2**31 else None
-
-
-def _json(rows: list[_Row]) -> str:
-    """The rows as JSON without what PostgreSQL's text cannot hold: NUL and lone surrogates."""
-    try:
-        text = orjson.dumps(rows, default=str)
-    except TypeError:  # a lone surrogate
-        text = b"\\u0000"
-    if b"\\u0000" in text:
-        rows = [{key: _clean(value) for key, value in row.items()} for row in rows]
-        text = orjson.dumps(rows, default=str)
-    return text.decode()
-
-
-def _clean(value: Any) -> Any:
-    if isinstance(value, str):
-        return str(value).replace("\0", "").encode(errors="replace").decode()
-    return [_clean(each) for each in value] if isinstance(value, (list, tuple)) else value

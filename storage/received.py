@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import datetime as dt
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from storage.uid import InstanceUID, SeriesUID, StudyUID
 
-__all__ = ["InstanceHeader", "Outcome", "Received"]
+__all__ = ["InstanceHeader", "Outcome", "Received", "RequestAttributes"]
+
+
+class RequestAttributes(NamedTuple):
+    """One item of the Request Attributes Sequence (0040,0275): which request a series answers; '' where absent."""
+
+    scheduled_step: str
+    requested_procedure: str
+    accession_number: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +65,7 @@ class InstanceHeader:
     manufacturer: str = ""
     manufacturer_model: str = ""
     institution_name: str = ""
+    request_attributes: tuple[RequestAttributes, ...] = ()
     # instance
     instance_number: int | None = None
     rows: int | None = None

@@ -6,13 +6,13 @@ import functools
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, LiteralString
+from typing import Any, LiteralString, NamedTuple
 
 from psycopg.rows import class_row
 
 from storage.database import Connection
 
-__all__ = ["Keys", "StoredInstance", "details", "kinds", "primary_keys", "stored_instances"]
+__all__ = ["Gone", "Keys", "StoredInstance", "details", "gone", "kinds", "primary_keys", "stored_instances"]
 
 BATCH = 500  # instances whose rows are in memory at a time, about 1 kB each
 
@@ -40,6 +40,14 @@ class StoredInstance:
     def dataset_size(self) -> int:
         """Bytes of the data set as stored."""
         return self.object_size - self.dataset_offset
+
+
+class Gone(NamedTuple):
+    """One instance that was deleted or rejected and is not served any more."""
+
+    series_uid: str
+    sop_class: str
+    sop_uid: str
 
 
 _FOUND: LiteralString = """
@@ -107,6 +115,18 @@ def details(connection: Connection, keys: Sequence[int], *, notes: bool = False)
     """
     with connection.cursor(row_factory=class_row(StoredInstance)) as cursor:
         return cursor.execute(_DETAILS, {"keys": list(keys), "notes": notes}).fetchall()
+
+
+def gone(connection: Connection, study_uid: str) -> list[Gone]:
+    """What was deleted or rejected of a study and not yet purged, without rejection notes; by series."""
+    found = connection.execute(
+        "SELECT e.series_uid, i.sop_class, i.sop_uid FROM studies AS s JOIN series AS e ON e.study_fk = s.study_pk"
+        " JOIN instances AS i ON i.series_fk = e.series_pk WHERE s.study_uid = %s AND i.hidden AND NOT EXISTS"
+        " (SELECT FROM rejection_notes AS n WHERE n.sop_uid = i.sop_uid AND n.state = 'applied')"
+        " ORDER BY e.series_pk, i.instance_pk",
+        (study_uid,),
+    )
+    return [Gone(*row) for row in found]
 
 
 def in_batches(

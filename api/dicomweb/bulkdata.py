@@ -41,7 +41,7 @@ Place = Annotated[
         200: {"description": "The value", "content": {OCTETS: {}, f'multipart/related; type="{OCTETS}"': {}}},
         206: {"description": "The range that was asked for"},
         304: {"description": "The client has this already"},
-        **responses(401, 404, 406, 410, 422, 503),
+        **responses(400, 401, 404, 406, 410, 422, 503),
     },
 )
 def bulk_data(request: Request, here: Here, actor: Actor, uids: InstanceUids, place: Place) -> Response:

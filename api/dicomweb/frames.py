@@ -43,7 +43,7 @@ _DESCRIBED: dict[str, Any] = {
         200: {"description": "The frames", "content": {f'multipart/related; type="{OCTETS}"': {}, OCTETS: {}}},
         206: {"description": "The range that was asked for"},
         304: {"description": "The client has this already"},
-        **responses(401, 404, 406, 410, 422, 503),
+        **responses(400, 401, 404, 406, 410, 422, 503),
     },
 }
 

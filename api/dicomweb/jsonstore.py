@@ -1,8 +1,8 @@
-"""Parts of a STOW-RS body that are metadata as DICOM JSON, and their bulk data (PS3.18 10.5.1.2).
+"""Parts of a STOW-RS body that are metadata as DICOM JSON or XML, and their bulk data (PS3.18 10.5.1.2).
 
-The first part is the metadata of all instances, the others are bulk data that it names by Content-Location. Bulk data
-waits in temporary files and is streamed from there into the data set, so that its size costs no memory. Several parts
-of one location are the frames of a compressed image, in their order.
+In JSON the first part is the metadata of all instances, in XML there is a part for each instance; the others are bulk
+data that they name by Content-Location. Bulk data waits in temporary files and is streamed from there into the data
+set, so that its size costs no memory. Several parts of one location are the frames of a compressed image, in order.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import contextlib
 import struct
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import IO, Final
 
+from api.dicomweb import xmlmodel
 from api.dicomweb.compressed import is_encapsulated, syntax_of
 from api.dicomweb.deposit import Destination, Sink
 from api.dicomweb.jsonbuild import Built, Bulk, uids_of
@@ -23,7 +24,7 @@ from api.dicomweb.part10parts import DISCARD, Part10
 from api.dicomweb.storeanswer import Reason
 from storage.errors import InvalidDataSet, InvalidUID, ObjectTooLarge
 
-__all__ = ["JsonParts"]
+__all__ = ["JsonParts", "XmlParts"]
 
 _MAX_METADATA_BYTES = 8 << 20  # of all instances of a request: 4 kB each for 2,000
 _MAX_BULK = 10_000  # locations
@@ -38,15 +39,16 @@ class JsonParts:
     def __init__(self, to: Destination) -> None:
         self._to = to
         self._files = contextlib.ExitStack()
-        self._metadata: IO[bytes] | None = None
+        self._metadata: list[IO[bytes]] = []
+        self._metadata_left = _MAX_METADATA_BYTES
         self._bulk: dict[str, Bulk] = {}
         self._left = to.ingest.max_object_bytes
 
     def open(self, head: PartHead) -> Sink:
-        """A sink for the metadata, which comes first, or for bulk data."""
-        if self._metadata is None:
-            self._metadata = self._file()
-            return _Spool(self._metadata, self._take_metadata, even=False)
+        """A sink for metadata or for bulk data."""
+        if self._is_metadata(head):
+            self._metadata.append(self._file())
+            return _Spool(self._metadata[-1], self._take_metadata, even=False)
         bulk = self._bulk.get(head.location)
         if bulk is None:
             try:
@@ -60,16 +62,21 @@ class JsonParts:
 
     def finish(self) -> None:
         """Build and store each instance."""
-        if self._metadata is None:
-            return
         with _building:
-            self._metadata.seek(0)
-            for model in objects(self._metadata.read()):
-                self._store(model)
+            for file in self._metadata:
+                file.seek(0)
+                for model in self._models(file.read()):
+                    self._store(model)
 
     def close(self) -> None:
         """Remove the temporary files."""
         self._files.close()
+
+    def _is_metadata(self, _: PartHead) -> bool:
+        return not self._metadata
+
+    def _models(self, data: bytes) -> Sequence[object]:
+        return objects(data)
 
     def _file(self) -> IO[bytes]:
         return self._files.enter_context(tempfile.TemporaryFile(prefix="sangloc-stow-"))
@@ -81,8 +88,8 @@ class JsonParts:
             raise ObjectTooLarge(f"Bulk data is longer than {self._to.ingest.max_object_bytes} bytes")
 
     def _take_metadata(self, size: int) -> None:
-        self._take(size)
-        if self._left < self._to.ingest.max_object_bytes - _MAX_METADATA_BYTES:
+        self._metadata_left -= size
+        if self._metadata_left < 0:
             raise ObjectTooLarge(f"Metadata is longer than {_MAX_METADATA_BYTES} bytes")
 
     def _store(self, model: object) -> None:
@@ -99,6 +106,21 @@ class JsonParts:
             sink.end()
         finally:
             sink.abandon()
+
+
+class XmlParts(JsonParts):
+    """multipart/related; type="application/dicom+xml": a document for each instance, and bulk data."""
+
+    def _is_metadata(self, head: PartHead) -> bool:
+        return not self._metadata or head.media_type.name == "application/dicom+xml"
+
+    def _models(self, data: bytes) -> Sequence[object]:
+        """One data set; none where it cannot be read, which is told, and the others are stored."""
+        try:
+            return [xmlmodel.data_set(data)]
+        except InvalidDataSet as error:
+            self._to.answer.fail(Reason.CANNOT_UNDERSTAND, str(error))
+            return []
 
 
 class _Spool:

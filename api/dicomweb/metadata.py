@@ -33,7 +33,7 @@ _DESCRIBED: dict[str, Any] = {
             "content": {_JSON.kind: {}, 'multipart/related; type="application/dicom+xml"': {}},
         },
         304: {"description": "The client has this already"},
-        **responses(401, 404, 406, 410, 422, 503),
+        **responses(400, 401, 404, 406, 410, 422, 503),
     },
 }
 

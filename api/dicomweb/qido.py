@@ -44,14 +44,22 @@ _DEFAULTS: Mapping[Level, tuple[Attribute, ...]] = {
             StudyInstanceUID StudyID NumberOfStudyRelatedSeries NumberOfStudyRelatedInstances""",
         Level.SERIES: """Modality TimezoneOffsetFromUTC SeriesDescription InstanceAvailability StudyInstanceUID
             SeriesInstanceUID SeriesNumber NumberOfSeriesRelatedInstances PerformedProcedureStepStartDate
-            PerformedProcedureStepStartTime""",
+            PerformedProcedureStepStartTime RequestAttributesSequence""",
         Level.IMAGE: """SOPClassUID SOPInstanceUID InstanceAvailability TimezoneOffsetFromUTC StudyInstanceUID
             SeriesInstanceUID InstanceNumber Rows Columns BitsAllocated NumberOfFrames""",
     }.items()
 }
 
 _IF_KNOWN = {
-    BY_KEYWORD[one].tag for one in ("TimezoneOffsetFromUTC", "Rows", "Columns", "BitsAllocated", "NumberOfFrames")
+    BY_KEYWORD[one].tag
+    for one in (
+        "TimezoneOffsetFromUTC",
+        "RequestAttributesSequence",
+        "Rows",
+        "Columns",
+        "BitsAllocated",
+        "NumberOfFrames",
+    )
 }
 _STUDY, _SERIES = BY_KEYWORD["StudyInstanceUID"].tag, BY_KEYWORD["SeriesInstanceUID"].tag
 _INSTANCE = BY_KEYWORD["SOPInstanceUID"].tag
@@ -76,7 +84,7 @@ _ROUTE: dict[str, Any] = {
             "content": {_JSON.kind: {}, str(_XML): {}},
         },
         204: {"description": "Nothing matches"},
-        **responses(400, 401, 406, 422, 503),
+        **responses(400, 401, 406, 503),
     },
     "openapi_extra": {"parameters": _PARAMETERS},
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import orjson
@@ -14,7 +14,7 @@ from starlette.types import Receive
 from api.context import LOCAL_ACTOR, Actor, Context, Here, UidPath
 from api.dicomweb.deposit import Deposit, Destination, Parts, Reader, Single, TooManyParts
 from api.dicomweb.intake import ClientGone, pump
-from api.dicomweb.jsonstore import JsonParts
+from api.dicomweb.jsonstore import JsonParts, XmlParts
 from api.dicomweb.media import Offer, accepted, choose
 from api.dicomweb.multipart import MediaType, Multipart
 from api.dicomweb.part10parts import Part10Parts
@@ -40,15 +40,18 @@ _BODY: dict[str, Any] = {
         "content": {
             f'{_RELATED}; type="{_DICOM}"': _BINARY,
             f'{_RELATED}; type="{_JSON}"': _BINARY,
+            f'{_RELATED}; type="{_XML}"': _BINARY,
             _DICOM: _BINARY,
             _JSON: {"schema": {"type": "array", "items": {"type": "object"}, "minItems": 1}},
+            _XML: _BINARY,
         },
     }
 }
+_PARTS: dict[str, Callable[[Destination], Parts]] = {_DICOM: Part10Parts, _JSON: JsonParts, _XML: XmlParts}
 _MODULE: dict[str, Any] = {_JSON: {}, _XML: {}}
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     **{status: {"description": "Store Instances Response Module", "content": _MODULE} for status in (200, 202)},
-    **responses(401, 403, 406, 408, 415, 422),
+    **responses(401, 403, 406, 408, 415),
     # a problem where nothing was read, else the module (PS3.18 I.1)
     **{status: one | {"content": one["content"] | _MODULE} for status, one in responses(400, 409, 413, 503).items()},
 }
@@ -95,16 +98,11 @@ async def _store(here: Context, actor: str, request: Request, study_uid: str) ->
 def _kind(content_type: str, to: Destination) -> tuple[Reader, Parts]:
     """How to read the body, and what its parts become; 415 for what is not stored."""
     outer = MediaType.parse(content_type)
-    if outer.name == _DICOM:
-        return Single(content_type), Part10Parts(to)
-    if outer.name == _JSON:
-        return Single(content_type), JsonParts(to)
-    inner = MediaType.parse(outer.parameters.get("type", _DICOM)).name
-    if outer.name == _RELATED and inner == _DICOM:
-        return Multipart(outer.boundary()), Part10Parts(to)
-    if outer.name == _RELATED and inner == _JSON:
-        return Multipart(outer.boundary()), JsonParts(to)
-    raise HTTPException(415, f'send {_RELATED} with type="{_DICOM}" or type="{_JSON}"')
+    related = outer.name == _RELATED
+    inner = MediaType.parse(outer.parameters.get("type", _DICOM)).name if related else outer.name
+    if inner not in _PARTS:
+        raise HTTPException(415, f'send {_RELATED} with type="{_DICOM}", type="{_JSON}" or type="{_XML}"')
+    return (Multipart(outer.boundary()) if related else Single(content_type)), _PARTS[inner](to)
 
 
 async def _take(here: Context, receive: Receive, deposit: Deposit, answer: Answer) -> Response | None:

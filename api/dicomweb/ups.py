@@ -41,7 +41,7 @@ _AFFECTED = ("00000002", "00001000")  # some clients send the UIDs of the DIMSE 
 _CONTENT = {_JSON.kind: {"schema": {"type": "array", "items": {"type": "object"}, "maxItems": 1}}}
 _BODY: dict[str, Any] = {"requestBody": {"required": True, "content": _CONTENT}}
 _OPTIONAL_BODY: dict[str, Any] = {"requestBody": {"required": False, "content": _CONTENT}}
-_PROBLEMS = responses(400, 401, 403, 404, 408, 409, 413, 415, 422, 503)
+_PROBLEMS = responses(400, 401, 403, 404, 408, 409, 413, 415, 503)
 _FOUND: dict[int | str, dict[str, Any]] = {
     200: {"description": "Workitems, the newest first", "content": {_JSON.kind: {}}}
 }
@@ -71,7 +71,7 @@ async def create(request: Request, here: Here, actor: Actor) -> Response:
 @router.get(
     "/workitems",
     response_class=Response,
-    responses=_FOUND | _NOTHING | responses(400, 401, 406, 422, 503),
+    responses=_FOUND | _NOTHING | responses(400, 401, 406, 503),
 )
 def search(request: Request, here: Here, _: Actor) -> Response:
     """Search for workitems with the matching of QIDO-RS (PS3.18 11.9)."""
@@ -89,7 +89,7 @@ def search(request: Request, here: Here, _: Actor) -> Response:
     return Response(orjson.dumps(page), headers=headers, media_type=_JSON.kind)
 
 
-@router.get("/workitems/{uid}", response_class=Response, responses=_FOUND | responses(401, 404, 406, 422, 503))
+@router.get("/workitems/{uid}", response_class=Response, responses=_FOUND | responses(400, 401, 404, 406, 503))
 def retrieve(request: Request, here: Here, _: Actor, uid: UidPath) -> Response:
     """One workitem, without its Transaction UID (PS3.18 11.5)."""
     choose(accepted(request), (_JSON,))

@@ -39,7 +39,7 @@ _DESCRIBED: dict[str, Any] = {
         200: {"description": "The objects", "content": _CONTENT},
         206: {"description": "The range that was asked for, or those objects that can be given"},
         304: {"description": "The client has this already"},
-        **responses(401, 404, 406, 410, 422, 503),
+        **responses(400, 401, 404, 406, 410, 422, 503),
     },
 }
 

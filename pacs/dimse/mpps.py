@@ -81,6 +81,7 @@ def _serve(association: Association, request: Command, sop_uid: str, work: _Work
         too_long = ObjectTooLarge(f"The data set is longer than {MAX_DATA_SET_BYTES} bytes.")
         data = association.read_data(request, MAX_DATA_SET_BYTES, too_long)
         given = identifiers.read(data, context.transfer_syntax)
+        identifiers.require_kinds(given)
         with association.ingest.database.transaction() as connection:
             work(connection, Desk(), sop_uid, given, association.calling)
     except SanglocError as error:

@@ -6,6 +6,7 @@ import ipaddress
 import os
 import socket
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -37,6 +38,9 @@ class Hl7Config:
     host: str = "127.0.0.1"
     port: int = 2575
     listen_fd: int | None = None  # a listening socket that was handed down
+    certificate: Path | None = None  # ours with its key (PEM): TLS is spoken
+    key: Path | None = None
+    client_authorities: Path | None = None  # given: a sender needs a certificate that one of these signed
     limits: Limits = field(default_factory=Limits)
 
     def socket(self) -> socket.socket:

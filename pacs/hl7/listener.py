@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import socket
+import ssl
 import threading
 import time
 
@@ -22,12 +23,21 @@ _TICK_S = 1.0
 _RECV_BYTES = 1 << 16
 
 
-def serve(listener: socket.socket, processor: Processor, limits: Limits, stop: threading.Event) -> None:
-    """Answer messages on a listening socket until `stop` is set; messages that are being answered are finished."""
+def serve(
+    listener: socket.socket,
+    processor: Processor,
+    limits: Limits,
+    stop: threading.Event,
+    tls: ssl.SSLContext | None = None,
+) -> None:
+    """Answer messages on a listening socket until `stop` is set; messages that are being answered are finished.
+
+    With `tls` senders must speak it (IHE ITI TF-2 3.19), within `message_timeout_s` from the first byte.
+    """
     slots = threading.BoundedSemaphore(limits.max_connections)
     running: dict[threading.Thread, socket.socket] = {}
     listener.settimeout(_TICK_S)
-    log.info("hl7 listener ready", port=listener.getsockname()[1])
+    log.info("hl7 listener ready", port=listener.getsockname()[1], tls=tls is not None)
     while not stop.is_set():
         try:
             connection, address = listener.accept()
@@ -41,6 +51,8 @@ def serve(listener: socket.socket, processor: Processor, limits: Limits, stop: t
             log.warning("too many hl7 connections", address=address[0])
             connection.close()
         else:
+            if tls is not None:
+                connection = tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
             thread = threading.Thread(
                 target=_converse, args=(connection, address[0], processor, limits, slots), name="hl7", daemon=True
             )
@@ -48,7 +60,8 @@ def serve(listener: socket.socket, processor: Processor, limits: Limits, stop: t
             thread.start()
     for thread, connection in running.items():
         with contextlib.suppress(OSError):
-            connection.shutdown(socket.SHUT_RD)  # a message that is whole is answered
+            # A message that is whole is answered. SSLSocket.shutdown would send that answer in the clear.
+            socket.socket.shutdown(connection, socket.SHUT_RD)
         thread.join(limits.message_timeout_s)
     log.info("hl7 listener stopped")
 
@@ -67,7 +80,12 @@ def _converse(
     try:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if isinstance(connection, ssl.SSLSocket):
+            connection.settimeout(limits.message_timeout_s)  # of the whole handshake
+            connection.do_handshake()
         _exchange(connection, address, processor, limits, framer)
+    except ssl.SSLError as error:
+        log.warning("hl7 connection not secure", address=address, reason=error.reason or type(error).__name__)
     except FramingError as error:
         log.warning("hl7 connection closed", address=address, reason=str(error))
         if error.head:

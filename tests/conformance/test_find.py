@@ -18,6 +18,7 @@ from raw_dicom import Raw
 from pacs.dimse.command import encode
 from pacs.identifiers import CHARACTER_SET, Element, read, write
 from storage.database import Database
+from storage.received import RequestAttributes
 from storage.studies import Indexer
 
 PATIENT_ROOT, STUDY_ROOT = "1.2.840.10008.5.1.4.1.2.1.1", "1.2.840.10008.5.1.4.1.2.2.1"
@@ -52,6 +53,7 @@ def filled(database: Database, make_received: Callable[..., Any]) -> Database:
                     modality=modality,
                     series_number=int(series),
                     instance_number=number,
+                    request_attributes=(RequestAttributes(f"SPS{uid}", "RP1", ""),),
                 )
                 indexer.index([received])
     return database
@@ -131,6 +133,20 @@ def test_studies_with_all_that_is_asked_for(ask: Any, syntax: str):
 )
 def test_matching(ask: Any, keys: dict[str, Any], found: list[str]):
     assert uids(ask("STUDY", **keys)) == found
+
+
+@pytest.mark.parametrize("syntax", [IMPLICIT, EXPLICIT, BIG])
+def test_a_series_by_its_scheduled_step(ask: Any, syntax: str):
+    key = Dataset()
+    key.ScheduledProcedureStepID, key.RequestedProcedureID = "SPS1.1.2", ""
+    answers = ask("SERIES", syntax=syntax, StudyInstanceUID="1.1", RequestAttributesSequence=[key])
+    assert uids(answers, "SeriesInstanceUID") == ["1.1.2"]
+    data = answers[0][1]
+    assert data is not None
+    (item,) = data.RequestAttributesSequence
+    assert (item.ScheduledProcedureStepID, item.RequestedProcedureID) == ("SPS1.1.2", "RP1")
+    key.RequestedProcedureID = "RP2"
+    assert uids(ask("SERIES", syntax=syntax, StudyInstanceUID="1.1", RequestAttributesSequence=[key])) == []
 
 
 def test_fuzzy_names_where_negotiated(ask: Any):

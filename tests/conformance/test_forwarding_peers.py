@@ -25,10 +25,12 @@ from api.config import ApiConfig
 from pacs.announcing import AVAILABILITY
 from pacs.dimse.policy import ReceiverPolicy
 from pacs.dimse.server import Receiver
-from storage import forwarding, peers
+from storage import changes, forwarding, peers, removal
 from storage.database import Database
+from storage.removal import Scope
 
 SECRET = "a-secret-of-enough-characters"
+BY = changes.By(actor="ana", reason="blurred")
 
 
 @pytest.fixture
@@ -202,6 +204,49 @@ def test_a_settled_study_is_announced(district: District, eventually: Callable[.
     assert {(one.ReferencedSOPClassUID, one.InstanceAvailability, one.RetrieveAETitle) for one in found} == {
         (CT, "ONLINE", "DISTRICT")
     }
+
+
+def test_what_was_rejected_is_told_to_be_unavailable(district: District, eventually: Callable[..., None]) -> None:
+    told: list[Dataset] = []
+
+    def create(event: Any) -> tuple[int, None]:
+        told.append(event.attribute_list)
+        if len(told) == 1:  # while the first notice is under way
+            reject(lost)
+        return 0x0000, None
+
+    def reject(uid: str) -> int:
+        scope = Scope(study_uid=f"{ROOT}.1.1", sop_uids=(uid,))
+        return changes.write(
+            district.database, lambda connection: removal.remove(connection, "delete", scope, BY, grace=None)
+        ).change_pk
+
+    def availability() -> dict[str, tuple[str, str]]:
+        references = [one for series in told[-1].ReferencedSeriesSequence for one in series.ReferencedSOPSequence]
+        return {
+            one.ReferencedSOPInstanceUID: (one.InstanceAvailability, one.get("RetrieveURL", "")) for one in references
+        }
+
+    ae = AE("ANY")
+    ae.add_supported_context(AVAILABILITY)
+    server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_N_CREATE, create)])
+    try:
+        district.send_to(server.server_address[1], method="ian")
+        kept, lost = district.add(2)
+        district.run(settle_s=0.2, retrieve_url="http://archive.example/dicom-web/")
+        eventually(lambda: len(told) >= 2)
+        place = f"http://archive.example/dicom-web/studies/{ROOT}.1.1/series/"
+        assert availability()[lost] == ("UNAVAILABLE", "")
+        assert availability()[kept][0] == "ONLINE"
+        assert availability()[kept][1].startswith(place)
+        assert availability()[kept][1].endswith(f"/instances/{kept}")
+        number = reject(kept)
+        eventually(lambda: {one for one, _ in availability().values()} == {"UNAVAILABLE"})
+        changes.write(district.database, lambda connection: removal.restore_change(connection, number, BY))
+        eventually(lambda: availability()[kept][0] == "ONLINE")
+        assert availability()[lost][0] == "UNAVAILABLE"
+    finally:
+        server.shutdown()
 
 
 # ---- commitment by the destination

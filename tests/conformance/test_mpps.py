@@ -238,13 +238,45 @@ def test_a_step_without_a_uid_is_given_one(receiver: Any, database: Database):
 
 
 def make_begin() -> bytes:
+    return encoded(beginning(scheduled("1.2.3")))
+
+
+def encoded(data: Dataset) -> bytes:
     from pydicom.filebase import DicomBytesIO
     from pydicom.filewriter import write_dataset
 
     out = DicomBytesIO()
     out.is_implicit_VR, out.is_little_endian = False, True
-    write_dataset(out, beginning(scheduled("1.2.3")))
+    write_dataset(out, data)
     return out.getvalue()
+
+
+def with_kind(tag: int, vr: str, value: Any) -> bytes:
+    """A begin in which one attribute has another VR than the dictionary's."""
+    data = beginning(scheduled("1.2.3"))
+    data.add_new(tag, vr, value)
+    return encoded(data)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        with_kind(0x00400252, "US", 7),  # the status as a number
+        with_kind(0x00400270, "LO", "scheduled"),  # a text in place of a sequence
+        with_kind(0x00100010, "SQ", [Dataset()]),
+        with_kind(0x00400340, "AT", 0x00080018),
+        with_kind(0x00400254, "OB", b"\xff\xfe"),
+    ],
+)
+def test_attributes_of_another_kind_are_refused_by_name(receiver: Any, database: Database, data: bytes):
+    raw = Raw(receiver.port).associate([(MPPS, [EXPLICIT])])
+    rq = encode({0x0002: MPPS.encode(), 0x0100: 0x0140, 0x0110: 7, 0x0800: 1, 0x1000: b"1.2.3"})
+    raw.sock.sendall(raw.pdv(1, 3, rq) + raw.pdv(1, 2, data))
+    status, comment = raw.answer()
+    assert (status, " has VR " in comment) == (0x0106, True)
+    raw.release()
+    with database.autocommit() as connection:
+        assert performed.page(connection) == []
 
 
 @pytest.mark.parametrize("data", [b"\xff" * 40, make_begin()[:-3], b"\x08\0\x60\0ZZ\2\0DX"])

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
 import ssl
-import subprocess
 from pathlib import Path
 
 import pytest
+from certificates import make_certificates
 from pynetdicom import AE
 from raw_dicom import Raw, data_set
 
@@ -17,25 +16,9 @@ from pacs.dimse.tls import server_context
 from storage.errors import SettingsError
 
 
-def _openssl(*args: object) -> None:
-    subprocess.run(["openssl", *map(str, args)], check=True, capture_output=True)
-
-
 @pytest.fixture(scope="module")
 def pki(tmp_path_factory) -> Path:
-    """An authority, and certificates of a server and a client that it signed; `self` signed itself."""
-    if shutil.which("openssl") is None:
-        pytest.skip("needs openssl")
-    folder = tmp_path_factory.mktemp("pki")
-    new = ("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", 2)
-    for name in ("ca", "self"):
-        _openssl(*new, "-subj", f"/CN={name}", "-keyout", folder / f"{name}.key", "-out", folder / f"{name}.pem")
-    for name in ("server", "client"):
-        signed = ("-CA", folder / "ca.pem", "-CAkey", folder / "ca.key", "-addext", "subjectAltName=IP:127.0.0.1")
-        _openssl(
-            *new, *signed, "-subj", f"/CN={name}", "-keyout", folder / f"{name}.key", "-out", folder / f"{name}.pem"
-        )
-    return folder
+    return make_certificates(tmp_path_factory.mktemp("pki"))
 
 
 @pytest.fixture

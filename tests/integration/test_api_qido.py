@@ -19,6 +19,7 @@ from psycopg.conninfo import make_conninfo
 from api.config import ApiConfig
 from storage.database import Database
 from storage.objects.directory import DirectoryStore
+from storage.received import RequestAttributes
 from storage.studies import Indexer
 
 NATIVE = "{http://dicom.nema.org/PS3.19/models/NativeDICOM}"
@@ -43,7 +44,8 @@ def fill(archive: Archive) -> None:
         for number in (1, 2) if uid == "1.1" else (1,):
             archive.add(study_uid=uid, series_uid=f"{uid}.1", sop_uid=f"{uid}.1.{number}", instance_number=number,
                         series_number=1, study_time="101530", referring_physician="Lê^Hoa", **study)  # fmt: skip
-    other = {**STUDIES["1.1"], "modality": "SR"}
+    asked = (RequestAttributes("SPS1", "RP1", "A1"), RequestAttributes("SPS2", "RP2", ""))
+    other = {**STUDIES["1.1"], "modality": "SR", "request_attributes": asked}
     archive.add(study_uid="1.1", series_uid="1.1.2", sop_uid="1.1.2.1", series_number=2, **other)
 
 
@@ -108,6 +110,42 @@ def test_the_attributes_of_a_study(qido: Any):
     assert one["00200010"] == {"vr": "SH"}
     assert one["00081190"]["Value"][0].endswith("/dicom-web/studies/1.1")
     assert "00080201" not in one  # not known
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        ("RequestAttributesSequence.ScheduledProcedureStepID=SPS1", True),
+        ("00400275.00400009=SPS2&RequestAttributesSequence.RequestedProcedureID=RP2", True),
+        ("RequestAttributesSequence.ScheduledProcedureStepID=SPS1,SPS9", False),  # a comma is text in SH
+        ("RequestAttributesSequence.ScheduledProcedureStepID=SPS9%5CSPS1", True),
+        ("RequestAttributesSequence.RequestedProcedureID=RP?", True),
+        ("RequestAttributesSequence.AccessionNumber=A1", True),
+        ("RequestAttributesSequence.ScheduledProcedureStepID=SPS1&RequestAttributesSequence.RequestedProcedureID=RP2",
+         False),  # not in one item
+        ("RequestAttributesSequence.ScheduledProcedureStepID=sps1", False),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("path", ["/series", "/studies/1.1/series"])
+def test_series_by_what_was_requested(qido: Any, path: str, query: str, found: bool):
+    answer = qido(f"{path}?{query}")
+    if not found:
+        assert answer.status_code == 204
+        return
+    assert values(answer, "0020000E") == ["1.1.2"]
+    assert answer.json()[0]["00400275"] == {
+        "vr": "SQ",
+        "Value": [
+            {"00080050": {"vr": "SH", "Value": ["A1"]}, "00400009": {"vr": "SH", "Value": ["SPS1"]},
+             "00401001": {"vr": "SH", "Value": ["RP1"]}},
+            {"00400009": {"vr": "SH", "Value": ["SPS2"]}, "00401001": {"vr": "SH", "Value": ["RP2"]}},
+        ],
+    }  # fmt: skip
+    assert "warning" not in answer.headers
+
+
+def test_a_series_without_requests_does_not_speak_of_them(qido: Any):
+    assert all("00400275" not in one for one in qido("/series?Modality=DX").json())
 
 
 def test_the_address_of_an_instance_can_be_retrieved(qido: Any, server: httpx.Client):

@@ -13,6 +13,7 @@ import pytest
 from storage import names, set_aside, studies, worklist
 from storage.database import Database
 from storage.errors import DatabaseUnavailable, NotFound
+from storage.received import RequestAttributes
 from storage.studies import Indexed, Indexer, InstanceHeader, Received, index_instances
 
 Make = Callable[..., Received]
@@ -41,6 +42,8 @@ def full_header(make_header: Callable[..., InstanceHeader]) -> InstanceHeader:
             values[field.name] = dt.date(2020, 1, 1) + dt.timedelta(days=n)
         elif "int" in kind:
             values[field.name] = n
+        elif field.name == "request_attributes":
+            values[field.name] = (RequestAttributes("SPS1", "RP1", "A1"), RequestAttributes("", "RP2", ""))
         elif "tuple" in kind:
             values[field.name] = ("OLD1", "OLD2")
         else:
@@ -57,12 +60,14 @@ def test_every_header_field_is_kept(database: Database, make_received: Make, ful
         instance = studies.instance(connection, full_header.sop_uid)
     kept = {name: getattr(record, name) for record in (instance, series, study) for name in record.__slots__}
     renamed = {"study_description": study.description, "series_description": series.description}
-    own = {"requested_priority": "routine", "other_patient_ids": None}
+    own = {"requested_priority", "other_patient_ids", "request_attributes"}
     for field in fields(InstanceHeader):
         if field.name not in own:
             assert {**kept, **renamed}[field.name] == getattr(full_header, field.name), field.name
     assert study.requested_priority == "routine"
     assert rows(database, "SELECT other_ids FROM patients") == [(["OLD1", "OLD2"],)]
+    one = {"ScheduledProcedureStepID": "SPS1", "RequestedProcedureID": "RP1", "AccessionNumber": "A1"}
+    assert rows(database, "SELECT request_attributes FROM series") == [([one, {"RequestedProcedureID": "RP2"}],)]
     for field in fields(Received):
         if field.name in kept and field.name != "site":
             assert kept[field.name] == getattr(received, field.name), field.name

@@ -109,7 +109,7 @@ def test_frames(archive: Archive, http: httpx.Client) -> None:
     problem(http.get(path_of(header, "frames/5/rendered")), 404)
     problem(http.get(path_of(header, "frames/1,2/rendered"), headers=png), 406)
     for wrong in ("0", "x", "1,,2", "-1", "1;2"):
-        problem(http.get(path_of(header, f"frames/{wrong}/rendered")), 422)
+        problem(http.get(path_of(header, f"frames/{wrong}/rendered")), 400)
 
 
 def test_pictures_of_a_series_and_thumbnails(archive: Archive, http: httpx.Client) -> None:

@@ -233,7 +233,7 @@ def test_a_study_is_announced_once_it_has_settled(database: Database, make_recei
     assert queued(database) == [first.header.study_uid]
     (found,) = destinations_due(database)
     with database.transaction() as connection:
-        ((number, uid),) = forwarding.waiting_studies(connection, found.destination_pk, 10)
+        ((number, uid, _),) = forwarding.waiting_studies(connection, found.destination_pk, 10)
         assert uid == first.header.study_uid
         forwarding.done(connection, found, [number])
     assert destinations_due(database) == []

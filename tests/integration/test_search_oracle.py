@@ -34,6 +34,7 @@ from storage.criteria import (
 )
 from storage.database import Connection, Database
 from storage.planning import Plan
+from storage.received import RequestAttributes
 from storage.studies import Indexer
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
@@ -49,6 +50,7 @@ TIMES = ["", "000000", "0930", "101530", "10:15:30", "235959.5", "23", "99"]
 ZONES = ["", "+0700", "-0500", "+0000", "+7"]
 PEOPLE = ["P1", "P10", "P2", "p1", "a_b", "a%b", "x*y"]
 ACCESSIONS = ["", "A1", "A12", "B*"]
+REQUESTS = [RequestAttributes(f"S{n % 3}", f"R{n % 2}", "A1") for n in range(6)]
 TEXTS = {
     "StudyID": ["", "1", "S*", "s1"],
     "StudyDescription": ["", "Ngực thẳng", "CT ngực", "ct 100%"],
@@ -85,6 +87,7 @@ class Archive:
                     "series_number": dice.choice([None, 1, 2, 30]), "body_part": dice.choice(TEXTS["BodyPartExamined"]),
                     "series_description": dice.choice(TEXTS["SeriesDescription"]),
                     "series_date": dice.choice(DAYS), "series_time": dice.choice(TIMES),
+                    "request_attributes": tuple(dice.sample(REQUESTS, dice.choice([0, 1, 2]))),
                 }  # fmt: skip
                 for k in range(dice.randint(1, 3)):
                     image = {
@@ -187,6 +190,12 @@ CONDITIONS = {
     "IssuerOfPatientID": texts(["HUE", ""]),
     "OtherPatientIDs": texts(["OLD1", "OLD3"]),
     "OtherPatientIDsSequence": st.just(Items((("PatientID", Patterns(("OLD*",))),))),
+    "RequestAttributesSequence": st.one_of(
+        st.dictionaries(
+            st.sampled_from(["ScheduledProcedureStepID", "RequestedProcedureID"]), texts(["S1", "S2", "R0"]), min_size=1
+        ).filter(lambda one: Empty() not in one.values()).map(lambda one: Items(tuple(one.items()))),
+        st.just(Empty()),
+    ),
     "PatientBirthDate": st.one_of(st.builds(Dates, maybe_day, maybe_day), st.just(Empty())),
     "AccessionNumber": texts(ACCESSIONS),
     "StudyInstanceUID": st.lists(st.sampled_from([f"1.2.{n}" for n in range(80)]), min_size=1, max_size=9).map(

@@ -83,7 +83,7 @@ def test_another_study_than_that_of_the_address_is_refused(http: httpx.Client, d
     assert answer.headers["warning"] == '299 sangloc "The data set is of another study than the address"'
     assert rows(database, "SELECT sop_uid FROM instances") == [(f"{ROOT}.3.1",)]
     assert post(http, body(part10(2, study=2)), study=STUDY).status_code == 409
-    problem(post(http, body(part10(1)), study="1.2.x"), 422)
+    problem(post(http, body(part10(1)), study="1.2.x"), 400)
 
 
 def test_a_late_study_uid_is_checked_too(http: httpx.Client, database: Database, store: DirectoryStore) -> None:

@@ -21,7 +21,11 @@ FIELDS = {
     "SeriesInstanceUID": "series_uid", "Modality": "modality", "SeriesNumber": "series_number",
     "SeriesDescription": "series_description", "SeriesDate": "series_date", "SeriesTime": "series_time",
     "BodyPartExamined": "body_part", "SOPInstanceUID": "sop_uid", "InstanceNumber": "instance_number", "Rows": "rows",
-    "SOPClassUID": "sop_class", "ImageType": "image_type",
+    "SOPClassUID": "sop_class", "ImageType": "image_type", "RequestAttributesSequence": "request_attributes",
+}  # fmt: skip
+REQUEST_FIELDS = {
+    "ScheduledProcedureStepID": "scheduled_step", "RequestedProcedureID": "requested_procedure",
+    "AccessionNumber": "accession_number",
 }  # fmt: skip
 
 
@@ -108,6 +112,10 @@ def value_of(one: SimpleNamespace, keyword: str, person: dict[str, Any] | None) 
     return person[field] if person is not None and field in person else getattr(one, field)
 
 
+def inside(item: Any, keyword: str) -> str:
+    return item if isinstance(item, str) else getattr(item, REQUEST_FIELDS[keyword])
+
+
 def holds(  # noqa: PLR0911 - one line for each kind of matching
     one: SimpleNamespace, condition: Condition, zone: int | None, person: dict[str, Any] | None
 ) -> bool:
@@ -117,7 +125,7 @@ def holds(  # noqa: PLR0911 - one line for each kind of matching
     if isinstance(match, Empty):
         return value in (None, "", ())
     if isinstance(match, Items):
-        return any(all(matches_text(each, inner) for _, inner in match.matches) for each in value)  # type: ignore[arg-type]
+        return any(all(matches_text(inside(each, key), inner) for key, inner in match.matches) for each in value)  # type: ignore[arg-type]
     if isinstance(match, Names):
         return matches_name(value, match)
     if isinstance(match, Numbers):

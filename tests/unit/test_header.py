@@ -15,6 +15,7 @@ from elements import BIG, DEFLATED, EXPLICIT, IMPLICIT, ROOT, UNDEFINED, data_se
 
 from pacs.header import HeaderReader, read_header
 from storage.errors import InvalidDataSet
+from storage.received import RequestAttributes
 
 SYNTAXES = [EXPLICIT, IMPLICIT, BIG]
 
@@ -257,3 +258,76 @@ def test_person_names_keep_three_groups_without_empty_ends(name: str, expected: 
     """PS3.5 6.2.1."""
     data = element(0x00080005, "CS", "ISO_IR 192") + data_set(t00100010=b"PN" + name.encode())
     assert read_header(data, EXPLICIT).patient_name == expected
+
+
+REQUESTED = (RequestAttributes("SPS0", "RP0", "A0"), RequestAttributes("SPS1", "RP1", "A1"))
+
+
+def requests(syntax: str, *, undefined: bool, count: int = 2, vr: str = "SQ") -> bytes:
+    """A Request Attributes Sequence with codes inside, which name an accession number of their own."""
+    inner = IMPLICIT if vr == "UN" else syntax
+    code = element(0x00080050, "SH", "WRONG", inner) + element(0x00080104, "LO", "meaning " * 6, inner)
+    items = [
+        element(0x00080050, "SH", f"A{n}", inner)
+        + sequence(0x00400008, code, undefined=undefined, syntax=inner)
+        + element(0x00400009, "SH", f"SPS{n}", inner)
+        + element(0x00401001, "SH", f"RP{n}", inner)
+        for n in range(count)
+    ]
+    return sequence(0x00400275, *items, undefined=undefined, syntax=syntax, vr=vr)
+
+
+@pytest.mark.parametrize("size", [1, 7, 64, 10_000])
+@pytest.mark.parametrize("undefined", [True, False])
+@pytest.mark.parametrize("syntax", SYNTAXES)
+def test_the_requests_that_a_series_answers(syntax: str, size: int, *, undefined: bool) -> None:
+    data = data_set(syntax) + requests(syntax, undefined=undefined) + element(0x00401003, "SH", "STAT", syntax)
+    reader = HeaderReader(syntax)
+    for start in range(0, len(data), size):
+        reader.feed(memoryview(data)[start : start + size])
+    header = reader.header()
+    assert header.request_attributes == REQUESTED
+    assert (header.requested_priority, header.accession_number) == ("STAT", "")
+
+
+@pytest.mark.parametrize("undefined", [True, False])
+def test_requests_of_unknown_vr_are_implicit_inside(*, undefined: bool) -> None:
+    data = data_set() + requests(EXPLICIT, undefined=undefined, vr="UN") + element(0x00401003, "LO", "STAT")
+    header = read_header(data, EXPLICIT)
+    assert (header.request_attributes, header.requested_priority) == (REQUESTED, "STAT")
+
+
+def test_requests_in_the_character_set_of_the_data_set() -> None:
+    item = element(0x00401001, "SH", "Ngực".encode())
+    data = element(0x00080005, "CS", "ISO_IR 192") + data_set() + sequence(0x00400275, item, undefined=True)
+    assert read_header(data, EXPLICIT).request_attributes == (RequestAttributes("", "Ngực", ""),)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        head(0x00400275, "SQ", UNDEFINED),  # nothing behind it
+        head(0x00400275, "SQ", UNDEFINED) + head(0xFFFEE000, "", 40) + b"short",
+        head(0x00400275, "SQ", UNDEFINED) + head(0xFFFEE0DD, "", 0),  # without items
+        head(0x00400275, "SQ", 6) + b"random",
+        head(0x00400275, "SQ", 0),
+        sequence(0x00400275, b"", undefined=False),  # an empty item
+        sequence(0x00400275, element(0x00400009, "US", 7), undefined=False),  # not a text
+        element(0x00400275, "LO", "a text"),
+        sequence(0x00400275, *[element(0x00091010, "UN", bytes(500))] * 20, undefined=True),  # longer than is kept
+    ],
+)
+def test_requests_that_cannot_be_read_are_none_and_fail_nothing(broken: bytes) -> None:
+    header = read_header(data_set() + broken, EXPLICIT)
+    assert (header.request_attributes, header.sop_uid) == ((), f"{ROOT}.3.1")
+
+
+def test_what_comes_behind_requests_that_are_too_long_is_read() -> None:
+    long = sequence(0x00400275, *[element(0x00091010, "UN", bytes(500))] * 20, undefined=True)
+    assert read_header(data_set() + long + element(0x00401003, "SH", "STAT"), EXPLICIT).requested_priority == "STAT"
+
+
+def test_no_more_requests_than_a_person_could_have_asked_for() -> None:
+    items = [element(0x00400009, "SH", f"{n}") for n in range(200)]
+    found = read_header(data_set() + sequence(0x00400275, *items, undefined=False), EXPLICIT).request_attributes
+    assert [one.scheduled_step for one in found] == [str(n) for n in range(32)]
