@@ -127,9 +127,11 @@ def _years(value: str) -> int | None:
 
 def read_film(film: Film) -> npt.NDArray[np.uint8]:
     """The grey image uint8 [rows, columns]; raises `InvalidInput` naming the file."""
-    image = cv2.imread(str(film.path), cv2.IMREAD_GRAYSCALE)
+    image = cv2.imread(str(film.path), cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH)
     if image is None:
         raise InvalidInput(f"{film.path} is not an image that can be read")
+    if image.dtype != np.uint8:  # cutting it to 8 bits would leave a film of 12 bits nearly black
+        raise InvalidInput(f"{film.path} has {8 * image.itemsize} bits a pixel: window it to 8 bits first")
     return np.asarray(image, np.uint8)
 
 
