@@ -1,8 +1,8 @@
 """How far an image is from the films that a model was fitted on: Mahalanobis distance of its pooled features.
 
 One Gaussian is laid over the features of the training films (Lee et al., NeurIPS 2018, without classes: the findings
-overlap). Its covariance is shrunk towards a multiple of the identity (Ledoit and Wolf, J. Multivariate Anal. 2004), as
-there are few films for so many features. The distance is told as a percentile of the distances of validation films:
+overlap). Features are brought to one scale, and their correlation is shrunk towards the identity (Ledoit and Wolf, J.
+Multivariate Anal. 2004), as there are few films for so many features. The distance is told as a percentile of the distances of validation films:
 50 is an ordinary film, 100 is as far as the farthest of them, 150 one and a half times as far.
 
     BUNDLE/models/outlier.npz    mean [c], precision [c, c], distances [101], digest of the weights that it belongs to
@@ -31,6 +31,7 @@ __all__ = ["OUTLIER", "Outlier", "features_of", "load_outlier"]
 OUTLIER = Path("models/outlier.npz")
 Floats = npt.NDArray[np.floating]
 _FEWEST = 20  # films, to fit anything or to speak of percentiles
+_DEAD = 0.01  # of the median deviation; a feature that hardly ever moves must not decide alone
 _BATCH = 32
 
 
@@ -39,7 +40,7 @@ class Outlier:
     """A fitted distance."""
 
     mean: npt.NDArray[np.float32]  # [c]
-    precision: npt.NDArray[np.float32]  # [c, c], the inverse of the shrunk covariance
+    precision: npt.NDArray[np.float32]  # [c, c], the inverse of the covariance whose correlation was shrunk
     distances: npt.NDArray[np.float32]  # [101], of validation films at the percentiles 0 to 100, rising
 
     @classmethod
@@ -55,7 +56,9 @@ class Outlier:
             if not np.isfinite(films).all():
                 raise InvalidInput(f"the features of the {name} films are not all numbers")
         mean = train.mean(axis=0, dtype=np.float64)
-        precision = np.linalg.inv(_shrunk(train.astype(np.float64) - mean))
+        spread = train.std(axis=0, dtype=np.float64)
+        spread = np.maximum(spread, max(_DEAD * float(np.median(spread)), 1e-12))
+        precision = np.linalg.inv(_shrunk((train - mean) / spread)) / np.outer(spread, spread)
         distances = np.percentile(_distance(val, mean, precision), np.arange(101))
         return cls(mean.astype(np.float32), precision.astype(np.float32), distances.astype(np.float32))
 
@@ -84,7 +87,7 @@ def load_outlier(bundle: Bundle) -> Outlier | None:
         with np.load(file) as stored:  # never unpickles
             weights = str(stored["weights"])
             outlier = Outlier(*(np.asarray(stored[name], np.float32) for name in ("mean", "precision", "distances")))
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise InvalidBundle(f"{file} does not hold an outlier score: {error}") from error
     if weights != bundle.weights_sha256:
         raise InvalidBundle(

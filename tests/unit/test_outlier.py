@@ -24,7 +24,7 @@ Floats = npt.NDArray[np.float64]
 
 def films(count: int, seed: int, c: int = 12) -> Floats:
     """Features that vary together, and in very different measures."""
-    mix = np.random.default_rng(0).normal(size=(c, c)) * np.geomspace(0.01, 10, c)
+    mix = (np.eye(c) + 0.1 * np.random.default_rng(0).normal(size=(c, c))) * np.geomspace(0.01, 10, c)
     return np.random.default_rng(seed).normal(size=(count, c)) @ mix + 3
 
 
@@ -63,9 +63,10 @@ def test_few_films_for_many_features_give_a_usable_distance() -> None:
 def test_the_shrinkage_is_that_of_scikit_learn() -> None:
     covariance = pytest.importorskip("sklearn.covariance")
     given = films(60, 5)
-    ours = np.linalg.inv(Outlier.fit(given, given).precision.astype(np.float64))
-    theirs = covariance.ledoit_wolf(given)[0]
-    assert np.abs(ours - theirs).max() < 1e-3 * np.abs(theirs).max()
+    spread = given.std(axis=0)
+    ours = np.linalg.inv(Outlier.fit(given, given).precision * np.outer(spread, spread))
+    theirs = covariance.ledoit_wolf((given - given.mean(axis=0)) / spread)[0]
+    assert np.abs(ours - theirs).max() < 1e-3
 
 
 @pytest.mark.parametrize("which", ["train", "val"])
@@ -75,6 +76,14 @@ def test_features_that_are_no_numbers_are_not_fitted_on(which: str, bad: float) 
     given[which][7, 3] = bad
     with pytest.raises(InvalidInput, match="not all numbers"):
         Outlier.fit(**given)
+
+
+def test_a_feature_that_never_moved_does_not_decide_alone() -> None:
+    train, val = films(300, 1), films(300, 2)
+    train[:, 4] = val[:, 4] = 3
+    fitted, moved = Outlier.fit(train, val), val.copy()
+    moved[:, 4] += 1e-6
+    assert np.abs(fitted.score(moved) - fitted.score(val)).max() < 1
 
 
 def test_too_few_films_are_refused() -> None:
