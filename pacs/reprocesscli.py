@@ -167,6 +167,34 @@ def cancel(number: Number = None, config: Config = None, data: Data = None, as_j
 
 
 @app.command()
+def cluster(
+    number: Number = None,
+    *,
+    nodes: Annotated[int, typer.Option("--workers", help="Workers in the cluster.", min=1, metavar="N")] = 1,
+    cpus: Annotated[float, typer.Option("--cpus", help="Processor cores of each.", min=0.1, metavar="N")] = 2.0,
+    gpus: Annotated[float, typer.Option("--gpus", help="GPUs of each.", min=0.0, metavar="N")] = 0.0,
+    address: Annotated[
+        str, typer.Option("--address", help="Of Ray: auto, ray://host:port, or local for one here.", metavar="ADDRESS")
+    ] = "auto",
+    config: Config = None,
+    data: Data = None,
+    as_json: Json = False,
+) -> None:
+    """Let workers on a Ray cluster help, until it ends or Ctrl-C. Needs `pip install 'sangloc[models,cluster]'`."""
+    from pacs.cluster import Nodes, work_off
+    from pacs.reprocessing import watched
+    from storage import reprocessing as stored
+
+    with _database(config, data) as (settings, database):
+        with database.autocommit() as connection:
+            begun = stored.by_number(connection, _chosen(connection, number))
+        with watched(database, begun):
+            work_off(settings, begun.reprocessing_pk, Nodes(nodes, cpus, gpus, address))
+        with database.autocommit() as connection:
+            _tell(stored.by_number(connection, begun.reprocessing_pk), as_json=as_json)
+
+
+@app.command()
 def problems(
     number: Number = None,
     *,

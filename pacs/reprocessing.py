@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sys
-import time
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,7 +24,18 @@ from storage.database import Connection, Database
 from storage.errors import InvalidInput, NotFound
 from storage.reprocessing import ModelRef, Reprocessing, Selection
 
-__all__ = ["advice", "as_json", "line", "model_of", "read_uids", "start", "unfinished", "watch", "workers_alive"]
+__all__ = [
+    "advice",
+    "as_json",
+    "line",
+    "model_of",
+    "read_uids",
+    "start",
+    "unfinished",
+    "watch",
+    "watched",
+    "workers_alive",
+]
 
 _EVERY_S = 1.0
 _UID = re.compile(r"[0-9.]{1,64}", re.ASCII)
@@ -116,9 +130,11 @@ def unfinished(connection: Connection, *, ended: bool = False) -> int:
     return still[0].reprocessing_pk
 
 
-def watch(database: Database, begun: Reprocessing, every_s: float = _EVERY_S) -> Reprocessing:
-    """A bar on standard error until it ends or is paused, or until Ctrl-C; how it stands then."""
-    now = begun
+def watch(
+    database: Database, begun: Reprocessing, every_s: float = _EVERY_S, stop: threading.Event | None = None
+) -> Reprocessing:
+    """A bar on standard error until it ends or is paused, or until `stop` or Ctrl-C; how it stands then."""
+    now, stop = begun, stop or threading.Event()
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -128,16 +144,29 @@ def watch(database: Database, begun: Reprocessing, every_s: float = _EVERY_S) ->
     with Progress(*columns, console=Console(stderr=True)) as bars:
         task = bars.add_task(f"reprocessing {now.reprocessing_pk}", total=now.total, words="")
         try:
-            while True:
+            while not stop.is_set():
                 with database.autocommit() as connection:
                     now = stored.by_number(connection, now.reprocessing_pk)
                 bars.update(task, completed=now.ended, total=now.total, words=_pace(now))
                 if now.state != "running":
                     break
-                time.sleep(every_s)
+                stop.wait(every_s)
         except KeyboardInterrupt:
             bars.console.print(f"It goes on; stop it with: sangloc reprocess pause {now.reprocessing_pk}")
     return now
+
+
+@contextlib.contextmanager
+def watched(database: Database, begun: Reprocessing) -> Iterator[None]:
+    """The bar of `watch` beside other work."""
+    stop = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        shown = pool.submit(watch, database, begun, stop=stop)
+        try:
+            yield
+        finally:
+            stop.set()
+            shown.result()
 
 
 def line(one: Reprocessing) -> str:

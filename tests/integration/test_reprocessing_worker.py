@@ -2,35 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime as dt
-import hashlib
 import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from bulk import OLD, Archive
 from dx_film import dx_object
+from hospital import Hospital, until
 from tiny_bundle import write_tiny_bundle
 
 from inference import reading
 from inference.engine import load_engine
-from inference.triage import TriagePolicy
-from inference.worker import Worker, WorkerConfig
 from models import stored
 from models.bundle import load_bundle
 from models.phantom import chest
-from storage import jobs, models
+from storage import models
 from storage.database import Database
 from storage.objects.directory import DirectoryStore
-from storage.objects.keys import new_key
 from storage.reprocessing import ModelRef
 from storage.studies import Received
 
@@ -38,7 +31,6 @@ pytest.importorskip("torch")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 
 NOW = dt.datetime.now(dt.UTC)
-FILM, OFFSET = dx_object(chest(1, rows=320, columns=288))
 
 
 @pytest.fixture(scope="module")
@@ -60,69 +52,11 @@ def model(bundle: Path) -> ModelRef:
     return ModelRef(loaded.name, loaded.version, loaded.weights_sha256)
 
 
-class Hospital(Archive):
-    """An archive whose images are real objects, and real workers over it."""
-
-    store: DirectoryStore
-    cache: Path
-
-    def films(
-        self, count: int = 1, *, model: ModelRef | None = OLD, part10: bytes = FILM, **over: Any
-    ) -> list[Received]:
-        """So many studies of one film."""
-        key = new_key("1.2")
-        with self.store.writer(key) as writer:
-            writer.write([part10])
-            writer.commit()
-        placed = {
-            "object_key": key, "object_size": len(part10), "dataset_offset": OFFSET,
-            "sha256": hashlib.sha256(part10[OFFSET:]).digest(), "received_at": NOW,
-            "latest_due_at": NOW + dt.timedelta(hours=8),
-        }  # fmt: skip
-        return self.fill(count, model=model, **{**placed, **over})
-
-    @contextlib.contextmanager
-    def working(self, bundle: Path, **over: Any) -> Iterator[None]:
-        given = {
-            "cache_dir": self.cache,
-            "device": "openvino",
-            "poll_s": 0.05,
-            "backoff_s": 0.05,
-            "reload_s": 0.1,
-            **over,
-        }
-        worker = Worker(self.database, self.store, bundle, TriagePolicy(), WorkerConfig(**given))
-        stop, ready = threading.Event(), threading.Event()
-        with ThreadPoolExecutor(1) as pool:
-            running = pool.submit(worker.run, stop, ready.set)
-            try:
-                assert ready.wait(60)
-                yield
-            finally:
-                stop.set()
-                running.result(60)
-
-    def wake(self) -> None:
-        with self.database.autocommit() as connection:
-            jobs.notify(connection)
-
-
 @pytest.fixture
 def hospital(
     database: Database, store: DirectoryStore, cache: Path, make_received: Callable[..., Received]
 ) -> Hospital:
-    made = Hospital(database, make_received)
-    made.store, made.cache = store, cache
-    return made
-
-
-def until(found: Callable[[], Any], timeout_s: float = 60) -> Any:
-    """The first true answer of `found`, which must come within the time."""
-    deadline = time.monotonic() + timeout_s
-    while not (answer := found()):
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.01)
-    return answer
+    return Hospital(database, make_received, store, cache)
 
 
 def test_a_worker_scores_the_archive_as_it_scores_live_images(
