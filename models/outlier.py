@@ -2,8 +2,8 @@
 
 One Gaussian is laid over the features of the training films (Lee et al., NeurIPS 2018, without classes: the findings
 overlap). Features are brought to one scale, and their correlation is shrunk towards the identity (Ledoit and Wolf, J.
-Multivariate Anal. 2004), as there are few films for so many features. The distance is told as a percentile of the distances of validation films:
-50 is an ordinary film, 100 is as far as the farthest of them, 150 one and a half times as far.
+Multivariate Anal. 2004), as there are few films for so many features. The distance is told as a percentile of the
+distances of validation films: 50 is an ordinary film, 100 is as far as the farthest of them, 150 half as far again.
 
     BUNDLE/models/outlier.npz    mean [c], precision [c, c], distances [101], digest of the weights that it belongs to
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
+from io import BytesIO
 from itertools import islice
 from pathlib import Path
 from typing import Self
@@ -84,7 +85,7 @@ def load_outlier(bundle: Bundle) -> Outlier | None:
     if not file.exists():
         return None
     try:
-        with np.load(file) as stored:  # never unpickles
+        with np.load(BytesIO(file.read_bytes())) as stored:  # never unpickles
             weights = str(stored["weights"])
             outlier = Outlier(*(np.asarray(stored[name], np.float32) for name in ("mean", "precision", "distances")))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
