@@ -85,8 +85,8 @@ def plan(connection: Connection, given: Sequence[Filter], date: Filter | None) -
     """The cheapest way. `date`, one of `given`, is a range of study dates."""
     words = [each for each in given if each.word_scan]
     indexed = [each for each in given if each.candidates and not each.word_scan]
-    if not words and not indexed:
-        return Plan("walk")
+    if not words and all(each is date for each in indexed):
+        return Plan("walk")  # by dates nothing is quicker, however many there are
     costs = _Costs(connection, date)
     costs.count(indexed, words)
     best = min(indexed, key=costs.of, default=None)
