@@ -124,11 +124,14 @@ class Requestor:
         return self.response(message_id)
 
     def response(self, message_id: int) -> Command:
-        """Wait for the response to a request; its data set is dropped."""
+        """Wait for the response to a request, which has a status; its data set is dropped."""
         command, _ = self.receive()
         if not command.field & dimse.RESPONSE or command.responded_to != message_id:
             self.abort()
             raise PeerUnavailable(f"{self.peer.name} answers what was not asked.")
+        if command.number(dimse.STATUS) is None:  # no success: nobody has said so
+            self.abort()
+            raise PeerUnavailable(f"{self.peer.name} answers without a status.")
         return command
 
     # ---- life
