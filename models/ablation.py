@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -54,7 +55,7 @@ class Row:
 
 
 def read_run(folder: Path) -> Run:
-    """What a finished run has left in its folder; raises `InvalidInput`."""
+    """What a finished run has left in its folder (one of version 0.1.0 said less of itself); raises `InvalidInput`."""
     try:
         ours = json.loads((folder / "bundle" / METADATA).read_text("utf-8"))["sangloc"]
         training = ours["training"]
@@ -62,9 +63,9 @@ def read_run(folder: Path) -> Run:
             table = list(csv.DictReader(lines))
         plain, mirrored = ({row["image"]: float(row[name]) for row in table} for name in ("logit", "logit_mirrored"))
         config = training["config"]
-        return Run(recipe=config["recipe"], fold=config["fold"], weights=ours["weights_sha256"],
-                   teachers=tuple(config["teachers"]), hours=training["wall_hours"], plain=plain,
-                   mirrored=mirrored)  # fmt: skip
+        return Run(recipe=config.get("recipe", "first"), fold=config.get("fold"), weights=ours["weights_sha256"],
+                   teachers=tuple(config.get("teachers", ())), hours=training.get("wall_hours", math.nan),
+                   plain=plain, mirrored=mirrored)  # fmt: skip
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise InvalidInput(f"{folder} is no finished run of sangloc train: {error!r}") from error
 

@@ -86,7 +86,8 @@ class TrainConfig:
 
 
 # The steps of the card's ablation table. `sources` is `plain` and what makes the sources alike (sampling, appearance,
-# believed labels); the next three add one step each to it; `distilled` is for a run with teachers.
+# believed labels), `first` more epochs of it (version 0.1.0 of the default model); the next three add one step each to
+# `sources`; `distilled` is for a run with teachers.
 _PLAIN = TrainConfig(
     recipe="plain", shares=(), other_share=1.0, one_class_weight=1.0, soften=False, alike=False, mixup=0, traits=0,
     drawn=0,
@@ -95,6 +96,7 @@ _SOURCES = TrainConfig(recipe="sources", mixup=0, traits=0, drawn=0)
 RECIPES: Mapping[str, TrainConfig] = MappingProxyType({
     "plain": _PLAIN,
     "sources": _SOURCES,
+    "first": replace(_SOURCES, recipe="first", stages=((12, 128), (18, 192)), ema=0.998),
     "mixup": replace(_SOURCES, recipe="mixup", mixup=TrainConfig().mixup),
     "traits": replace(_SOURCES, recipe="traits", traits=TrainConfig().traits),
     "drawn": replace(_SOURCES, recipe="drawn", drawn=TrainConfig().drawn),

@@ -34,7 +34,7 @@ from models.recipe import RECIPES, Callback, Progress, TrainConfig
 from models.sampling import choose_findings, mixed_source_films, split_fold
 from models.scoring import logits_of_films
 
-__all__ = ["RECIPES", "SCORES", "VERSION", "Progress", "TrainConfig", "train", "write_bundle"]
+__all__ = ["RECIPES", "SCORES", "VERSION", "Progress", "TrainConfig", "score", "train", "write_bundle"]
 
 VERSION = "0.2.0"  # of the default model
 SCORES = "scores.csv"
@@ -71,7 +71,7 @@ def train(
     write_bundle(folder, state=state, findings=findings, config=config, films=films, name=name, version=version)
     calibrate(folder, val, tell)
     know(folder, films, val)
-    _score(folder, [*mixed_source_films(val), *held], out / SCORES)
+    score(folder, [*mixed_source_films(val), *held], out / SCORES)
     tell(Progress(stage="done", step=1, steps=1, epoch=config.epochs, epochs=config.epochs))
     return folder
 
@@ -86,7 +86,7 @@ def know(folder: Path, train: Sequence[Film], val: Sequence[Film]) -> None:
     Outlier.fit(known, fresh).save(folder, bundle.weights_sha256)
 
 
-def _score(folder: Path, films: Sequence[Film], file: Path) -> None:
+def score(folder: Path, films: Sequence[Film], file: Path) -> None:
     """The logit of Abnormal for each film, the mean of film and mirror image beside it, as a CSV file."""
     bundle = load_bundle(folder)
     plain, mirrored = (logits_of_films(bundle, films, mirrored=both)[:, 0] for both in (False, True))

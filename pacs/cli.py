@@ -278,7 +278,9 @@ def train(
     *,
     recipe: Annotated[
         str,
-        typer.Option("--recipe", help="plain, sources, mixup, traits, drawn, all or distilled: see docs/models.md."),
+        typer.Option(
+            "--recipe", help="plain, sources, first, mixup, traits, drawn, all or distilled: see docs/models.md."
+        ),
     ] = "all",
     fold: Annotated[
         int | None,
