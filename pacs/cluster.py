@@ -51,7 +51,7 @@ class Node:
         worker = parts.worker(self._settings, live=False)
         worker.run(stop)
         watcher.join()
-        return {"turn": batch["id"], "worker": np.array([worker.name] * len(batch["id"]))}
+        return {"turn": batch["turn"], "worker": np.array([worker.name] * len(batch["turn"]))}
 
     def _watch(self, stop: threading.Event) -> None:
         while not stop.is_set():
@@ -70,17 +70,19 @@ def work_off(settings: Settings, number: int, nodes: Nodes) -> list[str]:
     Raises:
         SettingsError: Ray is not installed, or the cluster could not reach the database or the objects.
     """
+    _refuse_unreachable(settings, nodes)
     try:
         import ray  # noqa: PLC0415  large, and of the extra `cluster`
         import ray.data  # noqa: PLC0415
     except ImportError as error:
         raise SettingsError(f"Ray is not installed ({error}): pip install 'sangloc[models,cluster]'") from error
-    _refuse_unreachable(settings, nodes)
     ray.init(address=nodes.address, include_dashboard=False, log_to_driver=False, logging_level="warning")
     try:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
-        turns = ray.data.range(nodes.count, override_num_blocks=nodes.count).map_batches(
+        # Made here and not read (`ray.data.range`): the task that reads would wait for a core that the workers hold.
+        turns = ray.data.from_items([{"turn": n} for n in range(nodes.count)], override_num_blocks=nodes.count)
+        done = turns.map_batches(
             Node,
             fn_constructor_kwargs={"variables": _variables(settings), "number": number},
             batch_size=1,
@@ -88,7 +90,7 @@ def work_off(settings: Settings, number: int, nodes: Nodes) -> list[str]:
             num_cpus=nodes.cpus,
             num_gpus=nodes.gpus or None,
         )
-        return sorted({str(row["worker"]) for row in turns.iter_rows()})
+        return sorted({str(row["worker"]) for row in done.iter_rows()})
     finally:
         ray.shutdown()
 

@@ -57,7 +57,8 @@ class Selection:
 
     def as_json(self) -> dict[str, Any]:
         """What was asked, without what was not; UIDs are counted."""
-        asked = {name: value for name, value in asdict(self).items() if value}
+        given = {name: value for name, value in asdict(self).items() if value}
+        asked = {name: list(value) if isinstance(value, tuple) else value for name, value in given.items()}
         asked |= {name: str(asked[name]) for name in ("date_from", "date_to") if name in asked}
         return asked | ({"uids": len(self.uids)} if self.uids else {})
 
