@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import schemathesis
 from archive import Archive
-from http_server import client, serving
+from http_server import client, problem, serving
 from hypothesis import HealthCheck, given, settings
 from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
@@ -21,6 +21,7 @@ from api.config import ApiConfig
 from storage import set_aside
 
 SECRET = "a-secret-of-enough-characters"
+_VALUES = {"frames": "1", "place": "7FE00010", "aet": "VIEWER"}
 METHODS = {"get", "put", "post", "delete", "patch"}
 
 
@@ -83,6 +84,31 @@ def test_every_refusal_is_described_as_a_problem(address: str) -> None:
                 assert set(response["content"]) == told, (path, method, status)
         if "security" in operation:
             assert "401" in operation["responses"], path
+
+
+@pytest.mark.parametrize("uid", ["1..2", "01.2", "1.2.x", "1" * 65, "%2e%2e", "1.2%00", "1.2%0a", "%F0%9F%92%A9"])
+def test_a_malformed_uid_is_a_bad_request_everywhere_under_dicomweb(address: str, uid: str) -> None:
+    """PS3.18 8.5 has 400 for it; whichever UID of a path it is."""
+    asked = 0
+    with client(address, SECRET) as http:
+        for path, operations in http.get("/openapi.json").json()["paths"].items():
+            places = re.findall(r"\{(\w*uid)\}", path)
+            if not path.startswith("/dicom-web/") or not places:
+                continue
+            for place in places:
+                whole = re.sub(
+                    r"\{(\w+)\}", lambda found: _VALUES.get(found[1], "1.2.840.3"), path.replace(f"{{{place}}}", uid)
+                )
+                for method in METHODS & operations.keys():
+                    answer = http.request(
+                        method, whole, content=b"[{}]", headers={"Content-Type": "application/dicom+json"}
+                    )
+                    told = problem(answer, 400)
+                    assert told["errors"] == [{"where": f"path.{place}", "message": told["errors"][0]["message"]}], (
+                        whole
+                    )  # type: ignore[index]
+                    asked += 1
+    assert asked > 40
 
 
 def test_the_documentation_lists_every_resource_and_no_other(address: str) -> None:
