@@ -145,7 +145,7 @@ def test_what_was_removed_gets_none_and_what_somebody_removed_stays_away(archive
     )
     changes.write(archive.database, lambda c: removal.remove(c, "delete", scope, by, grace=None))
     with archive.database.autocommit() as connection:
-        connection.execute("UPDATE results SET state = 'waiting' WHERE kind = 'sc'")
+        connection.execute("UPDATE results SET state = 'waiting', run_after = now() WHERE kind = 'sc'")
     archive.write()
     assert ("sc", "skipped") in archive.states()
     assert archive.objects_of("sc") == []
