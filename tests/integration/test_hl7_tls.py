@@ -193,6 +193,8 @@ def test_the_task_takes_its_files_from_the_settings(database: Database, store: A
         stop.set()
         thread.join(10)
         listener.close()
+        exchange.bells.close()
     missing = Hl7Config(promise=promise, port=0, certificate=pki / "none.pem", key=pki / "server.key")
-    with pytest.raises(SettingsError, match="TLS files"):
-        listen(Exchange(database, store, ExchangeConfig(hl7=missing)), stop)
+    exchange = Exchange(database, store, ExchangeConfig(hl7=missing))
+    with contextlib.closing(exchange.bells), pytest.raises(SettingsError, match="TLS files"):
+        listen(exchange, stop)
