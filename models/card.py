@@ -125,8 +125,8 @@ def _recipe(config: dict[str, Any]) -> str:
         f"A lesion drawn by code on {config.get('drawn', 0):.0%} of the normal films: {', '.join(LESIONS)}.":
             config.get("drawn"),
         f"Fold {fold} of {FOLDS} of the films was left out.": fold is not None,
-        f"Distilled (weight {config.get('distil')}) from {len(teachers)} networks, their logits averaged over each"
-        f" film and its mirror image: {', '.join(f'`{digest[:12]}`' for digest in teachers)}.": teachers,
+        f"Distilled (weight {config.get('distil')}) from the mean logit of {len(teachers)} networks:"
+        f" {', '.join(f'`{digest[:12]}`' for digest in teachers)}.": teachers,
     }  # fmt: skip
     return "\n".join(f"- {step}" for step, on in steps.items() if on)
 

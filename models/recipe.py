@@ -101,7 +101,7 @@ RECIPES: Mapping[str, TrainConfig] = MappingProxyType({
     "traits": replace(_SOURCES, recipe="traits", traits=TrainConfig().traits),
     "drawn": replace(_SOURCES, recipe="drawn", drawn=TrainConfig().drawn),
     "all": TrainConfig(),
-    "distilled": replace(TrainConfig(), recipe="distilled", stages=((6, 128), (6, 192))),
+    "distilled": replace(_SOURCES, recipe="distilled", mixup=0.2, stages=((7, 128), (2, 192))),
 })  # fmt: skip
 
 

@@ -63,7 +63,9 @@ def train(
     films, held = split_fold(everyone, val, config.fold)
     elders = load_teachers(teachers, findings)
     config = replace(config, teachers=tuple(elder.weights_sha256 for elder in elders))
-    said = taught(elders, films, lambda done, whole: tell(Progress(stage="teach", step=done, steps=whole)))
+    said = taught(
+        elders, films, out / "taught.npz", lambda done, whole: tell(Progress(stage="teach", step=done, steps=whole))
+    )
     state = fit(train=films, val=val, findings=findings, folder=out, config=config, tell=tell, taught=said)
     folder = out / "bundle"
     if not state.first:

@@ -279,7 +279,7 @@ def train(
     recipe: Annotated[
         str,
         typer.Option(
-            "--recipe", help="plain, sources, first, mixup, traits, drawn, all or distilled: see docs/models.md."
+            "--recipe", help="plain, sources, first, mixup, traits, drawn, all or distilled (docs/models.md)."
         ),
     ] = "all",
     fold: Annotated[

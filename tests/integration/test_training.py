@@ -28,6 +28,7 @@ from models.outlier import features_of, load_outlier
 from models.preprocess import to_work
 from models.recipe import Progress, TrainConfig
 from models.sampling import split_fold
+from models.scoring import logits_of_films
 from models.training import train
 from storage.errors import InvalidInput
 
@@ -41,6 +42,7 @@ from pathlib import Path
 sys.path.insert(0, {str(Path(__file__).parents[2])!r})
 from models.recipe import TrainConfig
 from models.sampling import split_fold
+from models.scoring import logits_of_films
 from models.training import train
 
 def told(progress):
@@ -157,20 +159,22 @@ def test_a_pupil_learns_from_its_teachers(manifest: Path, trained: Path, tmp_pat
     assert load_bundle(pupil).weights_sha256 != load_bundle(alone).weights_sha256
     training = json.loads((pupil / "configs" / "metadata.json").read_text())["sangloc"]["training"]
     assert training["config"]["teachers"] == [load_bundle(trained).weights_sha256] * 2
-    said = taught(load_teachers([trained], load_bundle(trained).findings), read_manifest(manifest, {"val"}), _ignore)
-    assert said is not None
-    assert said.shape == (20, 2)
-    assert 0 < said.min() <= said.max() < 1
+    (tmp_path / "films").mkdir()
+    films = read_manifest(write_manifest(tmp_path / "films", {"val": 6}), {"val"})
+    teachers = load_teachers([trained], load_bundle(trained).findings)
+    said = taught(teachers, films, tmp_path / "taught.npz")
+    logits = logits_of_films(teachers[0], films)
+    assert said == pytest.approx(1 / (1 + np.exp(-logits)), abs=0.01)  # bfloat16
+    films[0].path.unlink()
+    assert np.array_equal(taught(teachers, films, tmp_path / "taught.npz"), said)  # as kept: no film is read
+    with pytest.raises(InvalidInput, match="cannot be read|is not an image"):
+        taught(teachers * 2, films, tmp_path / "taught.npz")
 
 
 def test_a_teacher_of_other_findings_is_refused(manifest: Path, tmp_path: Path) -> None:
     stranger = write_foreign_bundle(tmp_path / "stranger", ["Abnormal", "Mass"])
     with pytest.raises(InvalidInput, match="other findings: Abnormal, Mass"):
         train(manifest, tmp_path / "run", CONFIG, teachers=[stranger])
-
-
-def _ignore(_done: int, _whole: int) -> None:
-    pass
 
 
 def test_another_seed_gives_other_weights(manifest: Path, trained: Path, tmp_path: Path) -> None:
