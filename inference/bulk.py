@@ -35,13 +35,17 @@ class Taken(NamedTuple):
 
 
 class Bulk:
-    """The reprocessings, for one worker. `load` gives a model, or raises `InvalidBundle`, or `Unavailable` for now."""
+    """The reprocessings, for one worker.
+
+    `load` gives a model, or raises `InvalidBundle`, or `Unavailable` while it loads; `rest` hears that none is needed.
+    """
 
     def __init__(
         self,
         database: Database,
         worker: str,
         load: Load,
+        rest: Callable[[], None] = lambda: None,
         *,
         batch_size: int,
         lease_s: float,
@@ -50,7 +54,7 @@ class Bulk:
     ) -> None:
         self._database = database
         self._worker = worker
-        self._load = load
+        self._load, self._rest = load, rest
         self._batch_size = batch_size
         self._lease_s = lease_s
         self._max_attempts = max_attempts
@@ -63,6 +67,7 @@ class Bulk:
             turn = queue.upcoming(connection)
         self.wait_s = _NOTHING_S
         if turn is None:
+            self._rest()
             return None
         try:
             model = self._load(turn.model)

@@ -164,6 +164,15 @@ class Roster:
             raise guest
         return guest
 
+    def dismiss(self) -> None:
+        """No reprocessing needs a model that is not at work: its memory is free again."""
+        if self._guest is None:
+            return
+        self._guest = self._guest_model = None
+        used = {model.bundle.weights_sha256 for model in self.lineup.everyone()}
+        with self._lock:
+            self._engines = {digest: engine for digest, engine in self._engines.items() if digest in used}
+
     # in the thread
 
     def _refresh(self, *, live_only: bool = False) -> bool:
@@ -252,13 +261,17 @@ class Roster:
             stored = Stored(found.object_key, found.object_size, found.sha256)
             bundle = fetch(self._store, stored, found.weights_sha256, self._bundles)
             bundle = replace(bundle, name=found.name, version=found.version)
-            self._guest_model = self._model(_with_every_point(bundle, self._policy))
+            self._seat(ref, self._model(_with_every_point(bundle, self._policy)))
         except Unavailable:
             self._guest = None
         except NotFound:
-            self._guest_model = InvalidBundle(f"{ref.name} {ref.version} is not the model of this worker")
+            self._seat(ref, InvalidBundle(f"{ref.name} {ref.version} is not the model of this worker"))
         except Exception as error:
-            self._guest_model = InvalidBundle(_problem(f"{ref.name} {ref.version}", error))
+            self._seat(ref, InvalidBundle(_problem(f"{ref.name} {ref.version}", error)))
+
+    def _seat(self, ref: ModelRef, guest: Model | InvalidBundle) -> None:
+        if ref == self._guest:  # else another one was asked for meanwhile
+            self._guest_model = guest
 
     def _publish(self, lineup: Lineup) -> None:
         with self._lock:
