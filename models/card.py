@@ -46,8 +46,8 @@ _STEPS = """\
 Abnormal by the best label, on films that the network was not fitted on; 95 % intervals by bootstrap of patients, gains
 paired. Networks that left the same fold of train out, and the mean of such, are compared on val and on that fold; what
 was fitted on all films, on val alone. `sources` is `plain` with the sources made alike: appearance, sampling, believed
-labels; `mixup`, `traits` and `drawn` each add one step to `sources`; `all` has the three. The lines that make the runs
-and this table (`sangloc compare`) are in docs/models.md."""
+labels; `first` is more epochs of it, version 0.1.0; `mixup`, `traits` and `drawn` each add one step to `sources`; `all`
+has the three. The lines that make the runs and this table (`sangloc compare`) are in docs/models.md."""
 
 _LIMITS = """\
 - **Source is confounded with label.** All tuberculosis and COVID-19 films are abnormal and come from sources without

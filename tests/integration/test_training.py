@@ -167,7 +167,7 @@ def test_a_pupil_learns_from_its_teachers(manifest: Path, trained: Path, tmp_pat
     assert said == pytest.approx(1 / (1 + np.exp(-logits)), abs=0.01)  # bfloat16
     films[0].path.unlink()
     assert np.array_equal(taught(teachers, films, tmp_path / "taught.npz"), said)  # as kept: no film is read
-    with pytest.raises(InvalidInput, match="cannot be read|is not an image"):
+    with pytest.raises(InvalidInput, match="is not an image"):
         taught(teachers * 2, films, tmp_path / "taught.npz")
 
 
