@@ -41,7 +41,7 @@ def read_pixels(part10: bytes, dataset_offset: int, transfer_syntax: str, *, max
         NotScorable: there is no single grey frontal image in it, or it cannot be decoded; trying again will not help.
     """
     try:
-        stored = read_stored(part10, dataset_offset, transfer_syntax)
+        stored = read_stored(part10, dataset_offset, transfer_syntax, enough=max_side)
         _refuse(stored.header)
         return _to_grey(stored, max_side)
     except (NotScorable, MemoryError):

@@ -132,7 +132,7 @@ def test_a_file_that_holds_no_distance_is_refused(
 
 def test_a_file_of_other_weights_is_refused(bundle: Bundle, fitted: Outlier) -> None:
     fitted.save(bundle.path, "0" * 64)
-    with pytest.raises(InvalidBundle, match="is of the weights 0000"):
+    with pytest.raises(InvalidBundle, match="fitted for weights 0000"):
         load_outlier(bundle)
 
 
