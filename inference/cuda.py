@@ -91,7 +91,7 @@ class CudaEngine:
     def _capture(self, size: int, shape: tuple[int, ...]) -> _Graph:
         pinned = torch.zeros((size, *shape), pin_memory=True)
         given = pinned.to("cuda", torch.bfloat16, memory_format=torch.channels_last)
-        side = torch.cuda.Stream()
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(3):  # libraries choose their kernels before anything is captured

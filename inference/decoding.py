@@ -194,14 +194,14 @@ def _decode_smaller(frame: bytes, halvings: int) -> Pixels | None:
         return None
     try:
         with Image.open(BytesIO(frame), formats=("JPEG2000",)) as image:
-            image.reduce = halvings  # type: ignore[attr-defined]
+            setattr(image, "reduce", halvings)  # noqa: B010 - a property of this format, over a method of all others
             image.load()
             if image.mode not in ("L", "I;16"):
                 return None
             pixels = np.asarray(image)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # fewer levels than that, or damaged
         return None
-    return np.right_shift(pixels, 8 * pixels.itemsize - depth - 1)  # Pillow fills the upper bits
+    return np.asarray(np.right_shift(pixels, 8 * pixels.itemsize - depth - 1))  # Pillow fills the upper bits
 
 
 def _decode_fast(frame: bytes, syntax: str) -> Pixels | None:

@@ -120,8 +120,9 @@ def export(bundle: Bundle, folder: Path) -> None:
 
     probe = np.stack([bundle.prepare(chest(seed, kind, rows=512, columns=448)) for kind, seed in _PROBES])  # type: ignore[arg-type]
     network = bundle.network().requires_grad_(False)
-    if hasattr(network, "set_swish"):  # EfficientNet's default one saves memory in training, and cannot be traced
-        network.set_swish(memory_efficient=False)
+    plain: Any = getattr(network, "set_swish", None)
+    if plain is not None:  # EfficientNet's default one saves memory in training, and cannot be traced
+        plain(memory_efficient=False)
     split = split_head(network, bundle.network_def)
     with torch.inference_mode():
         images = torch.from_numpy(probe)

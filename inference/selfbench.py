@@ -94,7 +94,7 @@ def processor() -> dict[str, Any]:
 
 def _speed(run: Callable[[], object]) -> float:
     run()
-    times, begun = [], time.perf_counter()
+    times, begun = list[float](), time.perf_counter()
     while time.perf_counter() - begun < _SECONDS or len(times) < 3:
         start = time.perf_counter()
         run()

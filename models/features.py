@@ -73,8 +73,9 @@ class Split:
     def numbers(self) -> Head:
         """The head's weights as float32 arrays."""
         weights = self.head.weight.detach().float().cpu().numpy()
-        bias = np.zeros(len(weights)) if self.head.bias is None else self.head.bias.detach().float().cpu().numpy()
-        return Head(np.array(weights, np.float32), np.array(bias, np.float32))
+        bias: torch.Tensor | None = self.head.bias
+        numbers = np.zeros(len(weights)) if bias is None else bias.detach().float().cpu().numpy()
+        return Head(np.array(weights, np.float32), np.array(numbers, np.float32))
 
 
 def split_head(network: torch.nn.Module, definition: Mapping[str, Any]) -> Split | None:

@@ -71,8 +71,8 @@ class Outlier:
 
     def save(self, bundle: Path, weights_sha256: str) -> None:
         """Write the file of a bundle whose weights have this digest."""
-        arrays = {"mean": self.mean, "precision": self.precision, "distances": self.distances}
-        np.savez(bundle / OUTLIER, weights=np.array(weights_sha256), **arrays)
+        weights = np.array(weights_sha256)
+        np.savez(bundle / OUTLIER, weights=weights, mean=self.mean, precision=self.precision, distances=self.distances)
 
 
 def load_outlier(bundle: Bundle) -> Outlier | None:
@@ -125,7 +125,7 @@ def features_of(bundle: Bundle, films: Iterable[npt.NDArray[np.generic]]) -> npt
 
 def _distance(pooled: Floats, mean: Floats, precision: Floats) -> npt.NDArray[np.float64]:
     apart = pooled.astype(np.float64) - mean
-    return np.sqrt(np.maximum(((apart @ precision) * apart).sum(axis=1), 0))
+    return np.asarray(np.sqrt(np.maximum(((apart @ precision) * apart).sum(axis=1), 0)))
 
 
 def _shrunk(centred: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -136,4 +136,4 @@ def _shrunk(centred: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     apart = float(((covariance - scale * np.eye(c)) ** 2).sum())
     noise = float(((centred**2).T @ centred**2 / n - covariance**2).sum()) / n
     share = min(noise / apart, 1.0) if apart > 0 else 1.0
-    return (1 - share) * covariance + (share * scale + 1e-12) * np.eye(c)
+    return np.asarray((1 - share) * covariance + (share * scale + 1e-12) * np.eye(c))
