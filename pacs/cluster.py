@@ -29,7 +29,7 @@ Batch = dict[str, npt.NDArray[Any]]
 class Nodes(NamedTuple):
     """What is asked of the cluster."""
 
-    count: int = 1  # workers
+    workers: int = 1
     cpus: float = 2.0  # of each
     gpus: float = 0.0
     address: str = "local"  # of Ray: local starts one here, auto finds the one of this machine, or ray://host:port
@@ -81,12 +81,12 @@ def work_off(settings: Settings, number: int, nodes: Nodes) -> list[str]:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         # Made here and not read (`ray.data.range`): the task that reads would wait for a core that the workers hold.
-        turns = ray.data.from_items([{"turn": n} for n in range(nodes.count)], override_num_blocks=nodes.count)
+        turns = ray.data.from_items([{"turn": n} for n in range(nodes.workers)], override_num_blocks=nodes.workers)
         done = turns.map_batches(
             Node,
             fn_constructor_kwargs={"variables": _variables(settings), "number": number},
             batch_size=1,
-            compute=ray.data.ActorPoolStrategy(size=nodes.count, max_tasks_in_flight_per_actor=1),
+            compute=ray.data.ActorPoolStrategy(size=nodes.workers, max_tasks_in_flight_per_actor=1),
             num_cpus=nodes.cpus,
             num_gpus=nodes.gpus or None,
         )

@@ -47,7 +47,7 @@ def test_workers_on_a_cluster_score_everything_once_and_then_end(
         worker_device="openvino",
     )  # fmt: skip
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-    worked = work_off(settings, number, Nodes(count=2, cpus=1.0))
+    worked = work_off(settings, number, Nodes(workers=2, cpus=1.0))
     ended = hospital.now(number)
     assert (ended.state, ended.scored, ended.failed) == ("done", 60, 0)
     assert len(worked) == 2
