@@ -126,6 +126,20 @@ def test_a_card_holds_every_figure_and_no_other_models(bundle: Path, manifest: P
         write_card(stranger, report, "")
 
 
+def test_a_card_says_how_far_the_aim_was_missed(bundle: Path, manifest: Path, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    films = read_manifest(manifest, {"test"})[:14]
+    rows: list[tuple[object, ...]] = [(film.image, 0.8 if film.labelled else 0.2) for film in films]
+    other = write_rows(tmp_path / "other", rows, ("image", "prob_Mass"))
+    report = evaluate(bundle, manifest, resamples=20, reference=other)
+    ours = _figure(report, source="films of reference", labels="data set", measure="AUROC")
+    assert ours.value < 1  # random weights
+    assert f"**{1 - ours.value:.3f} below that interval**" in write_card(bundle, report, "").read_text()
+    perfect = write_rows(tmp_path / "other", [(*row[:1], 0.5) for row in rows], ("image", "prob_Mass"))
+    inside = write_card(bundle, evaluate(bundle, manifest, resamples=20, reference=perfect), "").read_text()
+    assert ("inside that interval" in inside) == (ours.value >= 0.5)
+
+
 def test_the_interval_of_a_mean_is_that_of_the_normal_theory() -> None:
     values = np.random.default_rng(3).normal(0, 1, 400)
     groups = [str(place) for place in range(400)]
