@@ -66,9 +66,9 @@ def taught(
             logits_of(net, np.stack([to_input(film, teacher.input_size) for film in work]), bf16=True)
             for net, teacher in zip(nets, teachers, strict=True)
         ]
-        parts.append(1 / (1 + np.exp(-np.mean(each, axis=0, dtype=np.float32))))
+        parts.append((1 / (1 + np.exp(-np.mean(each, axis=0)))).astype(np.float32))
         done(start + len(work), len(films))
-    probabilities = np.concatenate(parts).astype(np.float32)
+    probabilities = np.concatenate(parts)
     keep.parent.mkdir(parents=True, exist_ok=True)
     draft = keep.with_suffix(".part.npz")
     np.savez(draft, key=np.array(key), probabilities=probabilities)
