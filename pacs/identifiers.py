@@ -115,6 +115,8 @@ class _Reader:
             tag, vr, length, at = self._header(at)
             if tag == _ITEM_END and depth:
                 break
+            if tag >> 16 == _ITEM >> 16:
+                raise InvalidInput(f"({tag >> 16:04X},{tag & 0xFFFF:04X}) is no data element.")
             self._count += 1
             if tag <= last or self._count > _MAX_ELEMENTS:
                 raise InvalidInput(f"({tag >> 16:04X},{tag & 0xFFFF:04X}) is out of order, or one element too many.")

@@ -152,9 +152,10 @@ def settle(connection: Connection, study_pks: Sequence[int]) -> None:
     keys = sorted(set(study_pks))
     connection.execute("SELECT FROM worklist WHERE study_fk = ANY(%s) ORDER BY study_fk FOR UPDATE", (keys,))
     connection.execute("SELECT settle_studies(%s)", (keys,))
-    connection.execute(
-        "UPDATE availability_notices SET state = 'waiting', run_after = now(), attempts = 0, changed_at = now()"
-        " WHERE study_fk = ANY(%s) AND state = 'done'",
+    connection.execute(  # one that is under way just now as well: `changed_at` says that it was about something else
+        "UPDATE availability_notices SET run_after = CASE state WHEN 'done' THEN now() ELSE run_after END,"
+        " attempts = CASE state WHEN 'done' THEN 0 ELSE attempts END, state = 'waiting', changed_at = now()"
+        " WHERE study_fk = ANY(%s) AND state IN ('done', 'waiting')",
         (keys,),
     )
 

@@ -156,11 +156,13 @@ OPEN_ITEM = head(0x10, 0x1002, 0xFFFFFFFF) + head(0xFFFE, 0xE000, 0xFFFFFFFF)
         (head(8, 0x20, 0) * 2, "out of order"),
         (head(0x10, 0x1002, 8) + head(0x10, 0x20, 0), "else than items"),
         (head(0x10, 0x1002, 12) + head(0xFFFE, 0xE000, 9) + bytes(4), "longer than|ends within"),
+        (head(0xFFFE, 0xFF07, 0xFFFFFFFF), "no data element"),  # found by fuzzing
+        (head(0xFFFE, 0xE000, 0), "no data element"),
         (head(0x28, 0x10, 3) + b"abc", "ends within"),
         (OPEN_ITEM * 9, "too deeply"),
         (b"".join(head(0x0009, n, 0) for n in range(4001)), "one element too many"),
     ],
-    ids=range(9),
+    ids=range(11),
 )
 def test_malformed_data_is_refused(data: bytes, why: str):
     with pytest.raises(InvalidInput, match=why):
