@@ -55,8 +55,8 @@ _MIN_SIDE = 64  # px; models.preprocess takes nothing smaller
 # No film of the training data comes near these limits (the card tells how far they stay away).
 _FLAT = 4.0  # grey levels of standard deviation
 _FEW, _LEVEL = 16, 0.0005  # grey levels that hold at least this share of the pixels each
-_WHITE, _BLACK = 0.60, 0.85  # share of the pixels at the very end of the scale
-_MOTTLE = 0.25  # of the spread that is left when the image is looked at from afar
+_WHITE, _BLACK = 0.45, 0.75  # share of the pixels at the very end of the scale
+_MOTTLE = 0.40  # of the spread that is left when the image is looked at from afar
 
 _CLEAR = 0.05  # less than this chance of being turned or inverted needs no second look
 _PERCENTILES = (0.5, 99.5)

@@ -8,7 +8,7 @@ from typing import Any
 
 from models.bundle import METADATA
 from models.gate import load_gate
-from models.gate_evaluation import GateReport
+from models.gate_evaluation import GateReport, Row
 
 __all__ = ["write_gate_card"]
 
@@ -89,6 +89,23 @@ def _making(ours: dict[str, Any]) -> str:
     )
 
 
+def _headline(report: GateReport) -> list[str]:
+    """One line for each split: what becomes of its good films."""
+    lines = []
+    for group in dict.fromkeys(row.group for row in report.table):
+        good = [row for row in report.table if row.group == group and row.kind.startswith("good film")]
+        if good:
+            counts = {
+                name: sum(getattr(row, name) for row in good) for name in ("images", "right", "refused", "missed")
+            }
+            whole = Row(group=group, kind="", wrong=sum(row.wrong for row in good), **counts)
+            lines.append(
+                f"- Good films of {group}: {whole.images}, wrongly refused {whole.share(whole.refused)}, wrongly turned or"
+                f" inverted {whole.share(whole.wrong)}."
+            )
+    return lines
+
+
 def _figures(report: GateReport, command: str) -> str:
     intro = (
         f"95 % intervals by film (Wilson). Made by `{command}`. *As it should be*: a good film scored as it came,"
@@ -97,6 +114,8 @@ def _figures(report: GateReport, command: str) -> str:
     )
     lines = [
         intro,
+        "",
+        *_headline(report),
         "",
         f"| {' | '.join(report.COLUMNS)} |",
         "|" + "---|" * len(report.COLUMNS),

@@ -107,7 +107,7 @@ def evaluate_gate(
     Args:
         bundle: folder of the gate.
         manifest: as for training.
-        splits: of the adults; a quarter of the children comes with 'test'.
+        splits: of the adults; 'val' and 'test' bring a quarter of the children each.
         others: real images that are no frontal chest films, with a name of their kind.
         tell: hears the name of each group as it begins.
 
@@ -130,22 +130,22 @@ def evaluate_gate(
 
 
 def _outcome(verdict: Verdict, case: Case) -> Iterator[str]:
-    refused = bool(verdict.reason)
-    if refused:
+    if verdict.reason:
         yield "refused"
-    if (verdict.turned, verdict.inverted) == (case.turned, case.inverted) and refused == case.refuse:
+        if case.refuse:
+            yield "right"
+    elif not case.refuse and (verdict.turned, verdict.inverted) == (case.turned, case.inverted):
         yield "right"
-    elif not refused:
-        yield "missed" if (verdict.turned, verdict.inverted) == (0, False) else "wrong"
+    else:
+        yield "wrong" if verdict.turned or verdict.inverted else "missed"
 
 
 def _cases(subjects: Sequence[Subject], splits: Sequence[str], others: Named) -> Iterator[Case]:
     for split in splits:
         yield from _adults(of_split(subjects, child=False, split=split), split)
-    if "test" in splits:
-        for one in of_split(subjects, child=True, split="test"):
+        for one in of_split(subjects, child=True, split=split):
             yield Case("children", _kind_of_child(one), one.read(), refuse=True)
-        yield from _made(of_split(subjects, child=False, split="test"))
+    yield from _made(of_split(subjects, child=False, split=splits[0]))
     for kind, image in drawings(_DRAWN * len(DRAWN), _SEED):
         yield Case("drawn", kind, image, refuse=True)
     for kind, image in others:

@@ -46,6 +46,7 @@ Tell = Callable[[str, int, int], None]  # stage, step, steps
 
 _REFUSED = 1 / 500  # of the good films of split val, by each of the gate's reasons
 _GOOD_VIEWS = 4  # of each film of split val, for the thresholds
+_SURE = 0.95  # at least, before a film is turned or inverted
 _ROOM = 0.5  # logits that a threshold stands off the val films: there are only some hundred
 _COMPONENTS = 40
 _SIDE = 192  # px; longest side of the films that wait in memory
@@ -202,7 +203,7 @@ def choose_thresholds(folder: Path, subjects: Sequence[Subject], tell: Tell = la
     """Set the gate's thresholds by the adults of split `val`, each seen in some good views, and write them.
 
     For each reason at most one good view in 500 is refused; what would be refused less often by chance alone is
-    refused at 0.5. Nothing but a certainty of 0.9, and more than any good view ever gave, turns or inverts a film.
+    refused at 0.5. Nothing but a certainty of 0.95, and more than any good view ever gave, turns or inverts a film.
     """
     gate, val = load_gate(folder), of_split(subjects, child=False, split="val")
     if not val:
@@ -221,7 +222,7 @@ def choose_thresholds(folder: Path, subjects: Sequence[Subject], tell: Tell = la
                 chances["sure"][-1] = 1 - verdict.chances["sure"]
     thresholds = Thresholds(
         upright=min(0.5, _beyond([-value for value in chances["sure"]], sign=-1)),
-        sure=max(0.9, min(0.99, max(wrong) + 0.02)),
+        sure=max(_SURE, min(0.99, max(wrong) + 0.02)),
         cropped=max(0.5, _shifted(_beyond(chances["cropped"]))),
         not_chest=max(0.5, _shifted(_beyond(chances["not_chest"]))),
         child=max(0.5, _shifted(_beyond(chances["child"]))),

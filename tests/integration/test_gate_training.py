@@ -57,7 +57,7 @@ def test_training_ends_in_a_gate_that_tells_how_it_was_made(trained: Path) -> No
     gate = load_gate(trained)
     assert gate.name == "input_gate"
     assert 0 <= gate.thresholds.upright <= 0.5
-    assert 0.9 <= gate.thresholds.sure <= 0.99
+    assert 0.95 <= gate.thresholds.sure <= 0.99
     assert all(limit >= 0.5 for limit in (gate.thresholds.cropped, gate.thresholds.not_chest, gate.thresholds.child))
     ours = json.loads((trained / "configs" / "metadata.json").read_text())["sangloc"]
     assert (ours["training"]["adults"], ours["training"]["children"]) == (12, 1)
