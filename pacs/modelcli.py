@@ -160,12 +160,12 @@ def calibrate(
         _known_site(settings, site)
         with _progress() as tell:
             fit = registry.calibrate(model, manifest, splits, site, tell)
-    points = {name: values[0] for name, values in fit.fit["operating_points"].items()}
+    points = sorted((values[0], name) for name, values in fit.fit["operating_points"].items())
     if as_json:
         typer.echo(json.dumps(_plain(fit), default=str))
         return
     typer.echo(f"{model} {_at(site)}, fitted on {fit.films} films, {fit.positives} abnormal. Abnormal is flagged from:")
-    for name, threshold in points.items():
+    for threshold, name in points:
         typer.echo(f"  {name}: {threshold:.3f}")
     typer.echo("Now judge it on films that it was not fitted on: sangloc models evaluate")
 
