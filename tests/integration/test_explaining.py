@@ -17,11 +17,13 @@ from models.calibration import Calibration
 from models.features import Head
 from models.maps import unpack
 from models.preprocess import Frame
+from pacs.verify import verify
 from storage import findings, jobs
 from storage.database import Database
 from storage.errors import NotFound, ObjectStoreUnavailable
 from storage.findings import Finding, Score
 from storage.objects.directory import DirectoryStore
+from storage.objects.keys import new_key
 from storage.studies import Indexer, Received
 
 RNG = np.random.default_rng(1)
@@ -109,6 +111,16 @@ def test_a_map_is_stored_and_named_once_the_keeper_is_left(
     stored = unpack(store.read(key_of(database, scored)))
     assert stored.names == ("Abnormal", "Mass")
     assert np.abs(stored.maps - one().maps().maps).max() < 1e-3
+
+
+def test_a_stored_map_is_no_orphan(database: Database, store: DirectoryStore, scored: jobs.Job) -> None:
+    with MapKeeper(database, store) as keeper:
+        keeper.keep([one(scored)])
+    stray = new_key("1.2")
+    with store.writer(stray) as writer:
+        writer.write([b"no row names it"])
+        writer.commit()
+    assert verify(database, store, sample=0.0, in_flight_s=0).orphans == [stray]
 
 
 def test_a_second_map_of_the_same_score_leaves_no_object(
