@@ -169,9 +169,9 @@ def fault_of(film: Grey) -> tuple[Reason, float]:
     """Why an image shows nothing at all, whatever it should show, and the share that tells so; ('', 0) if it may."""
     if film.ndim != 2 or min(film.shape) < _MIN_SIDE:
         return "too_small", 0.0
-    shares = np.bincount(film.ravel(), minlength=256) / film.size
+    shares = cv2.calcHist([film], [0], None, [256], [0, 256]).ravel() / film.size
     afar = cv2.resize(film, (SMALL, SMALL), interpolation=cv2.INTER_AREA)
-    spread, mottle = float(film.std()), float(afar.std())
+    spread, mottle = float(cv2.meanStdDev(film)[1][0, 0]), float(afar.std())
     checks: tuple[tuple[bool, Reason, float], ...] = (
         (spread < _FLAT, "blank", spread / 255),
         (float(shares[255]) > _WHITE, "saturated", float(shares[255])),
@@ -200,14 +200,14 @@ def square(film: Grey, size: int = SIZE) -> Grey:
 def standard(plain: Grey) -> Floats:
     """Mean 0 and standard deviation 1."""
     image = plain.astype(np.float32)
-    return (image - image.mean()) / np.float32(max(float(image.std()), 1.0))
+    return np.asarray((image - image.mean()) / np.float32(max(float(image.std()), 1.0)), np.float32)
 
 
 def small(plain: Grey) -> Floats:
     """[1024]: the square at 32 px, mean 0 and length 1."""
     values = cv2.resize(plain, (SMALL, SMALL), interpolation=cv2.INTER_AREA).astype(np.float32).ravel()
     values -= values.mean()
-    return values / np.float32(max(float(np.linalg.norm(values)), 1e-6))
+    return np.asarray(values / np.float32(max(float(np.linalg.norm(values)), 1e-6)), np.float32)
 
 
 def leftover(arrays: Mapping[str, Floats], plain: Grey) -> float:

@@ -20,13 +20,13 @@ from models.gate import Verdict, load_gate
 from models.gate_views import Subject, crop, drawings, of_split, read_subjects
 from models.notchest import DRAWN, MADE, spoil
 
-__all__ = ["GateReport", "Row", "evaluate_gate", "wilson"]
+__all__ = ["COUNTED", "GateReport", "Row", "evaluate_gate", "wilson"]
 
 Grey = npt.NDArray[np.uint8]
 Named = Iterable[tuple[str, Grey]]
 Tell = Callable[[str], None]
 
-_COUNTED = ("images", "right", "refused", "missed", "wrong")
+COUNTED = ("images", "right", "refused", "missed", "wrong")
 _DRAWN = 20  # images of each drawn kind
 _SPOILED = 40  # films taken apart in each way
 _SEED = 77  # of what is drawn to judge; training draws with its own
@@ -121,7 +121,7 @@ def evaluate_gate(
     for case in _cases(subjects, splits, others):
         if case.group != group:
             tell(group := case.group)
-        line = counts.setdefault((case.group, case.kind), dict.fromkeys(_COUNTED, 0))
+        line = counts.setdefault((case.group, case.kind), dict.fromkeys(COUNTED, 0))
         line["images"] += 1
         for name in _outcome(gate.look(case.film), case):
             line[name] += 1
@@ -177,7 +177,7 @@ def _kind_of_child(one: Subject) -> str:
 def _made(films: Sequence[Subject]) -> Iterator[Case]:
     for kind in MADE:
         for place, one in enumerate(films[:_SPOILED]):
-            whole = one.read().astype(np.float32) / 255
+            whole = np.asarray(one.read() / 255, np.float32)
             made = spoil(kind, whole[: min(whole.shape), : min(whole.shape)], np.random.default_rng([_SEED, place]))
             yield Case("films taken apart", kind, (np.clip(made, 0, 1) * 255).astype(np.uint8), refuse=True)
     for place, one in enumerate(films[:_SPOILED]):
@@ -191,4 +191,4 @@ def _made(films: Sequence[Subject]) -> Iterator[Case]:
 
 def _scaled(film: Grey, times: float) -> Grey:
     bright = film.astype(np.float32) * times * 64 / max(float(np.median(film)), 1.0)
-    return np.clip(bright, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(bright, 0, 255), np.uint8)

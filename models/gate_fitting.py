@@ -144,9 +144,8 @@ def _fit(source: _Source, config: GateConfig, tell: Tell) -> dict[str, torch.Ten
             torch.manual_seed(config.seed)
             net = build_network(with_outputs(config.network, len(OUTPUTS)))
             net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            average = torch.optim.swa_utils.AveragedModel(
-                net, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(config.ema), use_buffers=True
-            )
+            mean = torch.optim.swa_utils.get_ema_multi_avg_fn(config.ema)  # type: ignore[no-untyped-call]
+            average = torch.optim.swa_utils.AveragedModel(net, multi_avg_fn=mean, use_buffers=True)
             _steps(net, average, source, config, tell)
     finally:
         torch.set_num_threads(threads)
@@ -259,7 +258,8 @@ def _write(
         (folder / part).mkdir(parents=True)
     torch.save({name: value.contiguous() for name, value in state.items()}, folder / WEIGHTS)
     packed = io.BytesIO()
-    np.savez_compressed(packed, **{name: value.astype(np.float16) for name, value in arrays.items()})
+    half: dict[str, Any] = {name: value.astype(np.float16) for name, value in arrays.items()}
+    np.savez_compressed(packed, **half)
     (folder / ARRAYS).write_bytes(packed.getvalue())
     inference = {"imports": ["$import torch"], "network_def": with_outputs(config.network, len(OUTPUTS)),
                  "network": "$@network_def"}  # fmt: skip

@@ -39,8 +39,8 @@ __all__ = [
 ADULT = 16.0  # years; inference.eligibility.EligibilityPolicy.min_age_years
 _NEEDED = ("image", "split", "source", "group", "age", "qc_flags")
 _PARTS = ("fit", "fit", "val", "test")
-# A film of split val that its publisher turned, by degrees counter-clockwise: found by the gate, confirmed by eye. Two of
-# split train (nih 00003490_011, rsna_normal_02241) were fitted as they are, before anybody knew.
+# A film of split val that its publisher turned, by degrees counter-clockwise: found by the gate, confirmed by eye. Two
+# of split train (nih 00003490_011, rsna_normal_02241) were fitted as they are, before anybody knew.
 _TURNED_FILES = {"covid_rad_03063.jpg": 180}
 
 Grey = npt.NDArray[np.uint8]
@@ -191,10 +191,9 @@ def _placed(film: Grey, rng: Random) -> Grey:
         left, right = (rng.uniform(0, 0.08, 2) * columns).astype(int)
         film = film[top : rows - bottom, left : columns - right]
     elif rng.random() < 0.5:
-        edges = [
-            int(part * side) for part, side in zip(rng.uniform(0, 0.2, 4), (rows, rows, columns, columns), strict=True)
-        ]
-        film = cv2.copyMakeBorder(film, *edges, cv2.BORDER_CONSTANT, value=int(rng.choice([0, 0, 0, 255, 128])))
+        top, bottom, left, right = (rng.uniform(0, 0.2, 4) * (rows, rows, columns, columns)).astype(int).tolist()
+        shade = int(rng.choice([0, 0, 0, 255, 128]))
+        film = cv2.copyMakeBorder(film, top, bottom, left, right, cv2.BORDER_CONSTANT, value=shade)
     if rng.random() < 0.5:
         rows, columns = film.shape
         matrix = cv2.getRotationMatrix2D((columns / 2, rows / 2), rng.normal(0, 6), 1)

@@ -178,7 +178,8 @@ def _slice(rng: Random, size: int) -> Plane:
 
 
 def _lateral(rng: Random, size: int) -> Plane:
-    return cv2.resize(lateral(int(rng.integers(1 << 31)), rows=size, columns=size), (size, size)).astype(np.float32)
+    film = lateral(int(rng.integers(1 << 31)), rows=size, columns=size)
+    return film.astype(np.float32)
 
 
 # what comes by mistake
@@ -200,7 +201,7 @@ def _screen(rng: Random, size: int) -> Plane:
         words = "".join(rng.choice(letters, int(rng.integers(4, 28))))
         at = (int(rng.integers(0, size // 3)), int((row + 1) * size / 14))
         cv2.putText(plane, words, at, cv2.FONT_HERSHEY_SIMPLEX, rng.uniform(0.25, 0.6), ink, 1, cv2.LINE_AA)
-    return plane.astype(np.float32) / 255
+    return np.asarray(plane / 255, np.float32)
 
 
 def _pattern(rng: Random, size: int) -> Plane:
@@ -217,7 +218,7 @@ def _pattern(rng: Random, size: int) -> Plane:
         np.hypot(x - 0.5, y - 0.5) < rng.uniform(0.1, 0.45),
     )
     plane = planes[int(rng.integers(len(planes)))].astype(np.float32)
-    return plane + rng.uniform(0, 0.1) * _clouds(rng, size, 0.3)
+    return np.asarray(plane + rng.uniform(0, 0.1) * _clouds(rng, size, 0.3), np.float32)
 
 
 def _scene(rng: Random, size: int) -> Plane:
@@ -234,7 +235,7 @@ def _scene(rng: Random, size: int) -> Plane:
             cv2.fillPoly(shape, [corners.astype(np.int32)], 255, cv2.LINE_AA)
         mask = shape.astype(np.float32) / 255
         shade = rng.uniform(-0.5, 1.5) + rng.uniform(0, 0.5) * _clouds(rng, size, rng.uniform(0.5, 2))
-        plane = plane * (1 - mask) + shade * mask
+        plane = np.asarray(plane * (1 - mask) + shade * mask, np.float32)
     return np.asarray(plane, np.float32)
 
 
@@ -261,7 +262,7 @@ def _scramble(film: Plane, rng: Random) -> Plane:
     phases = np.angle(np.fft.rfft2(rng.standard_normal(film.shape)))
     mixed = np.fft.irfft2(np.abs(np.fft.rfft2(film - film.mean())) * np.exp(1j * phases), film.shape)
     low, high = np.percentile(mixed, (1, 99))
-    return np.clip((mixed - low) / max(high - low, 1e-6), 0, 1).astype(np.float32)
+    return np.asarray(np.clip((mixed - low) / max(high - low, 1e-6), 0, 1), np.float32)
 
 
 def _swirl(film: Plane, rng: Random) -> Plane:
@@ -270,8 +271,8 @@ def _swirl(film: Plane, rng: Random) -> Plane:
     y, x = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
     angle = np.hypot(x, y) * rng.uniform(1.8, 5.0) * rng.choice([-1, 1])
     u, v = x * np.cos(angle) - y * np.sin(angle), x * np.sin(angle) + y * np.cos(angle)
-    places = (((plane + 1) / 2 * (size - 1)).astype(np.float32) for plane in (u, v))
-    return np.asarray(cv2.remap(film, *places, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT), np.float32)
+    across, down = (((plane + 1) / 2 * (size - 1)).astype(np.float32) for plane in (u, v))
+    return np.asarray(cv2.remap(film, across, down, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT), np.float32)
 
 
 def _overlap(film: Plane, rng: Random) -> Plane:
