@@ -42,7 +42,7 @@ def heat_of(stored: bytes, names: Sequence[str] = ()) -> Map:
     for one in chosen:
         mean, peak = float(one.mean()), float(one.max())
         shares = np.clip((one - mean) / max(peak - mean, 1e-6), 0, 1)
-        fine = cv2.resize(shares, size, interpolation=cv2.INTER_LINEAR)
+        fine = np.clip(cv2.resize(shares, size, interpolation=cv2.INTER_CUBIC), 0, 1)
         place = heat[top : top + size[1], left : left + size[0]]
         np.maximum(place, fine[: place.shape[0], : place.shape[1]], out=place)
     return heat

@@ -117,6 +117,7 @@ export class Detail {
       toggle.hidden = !maps.includes(chosen.sop_uid);
       overlay.hidden = true;
       toggle.ariaPressed = "false";
+      note.textContent = "";
       if (!wanted || toggle.hidden) return;
       try {
         const body = await (await request(`api/instances/${chosen.sop_uid}/map`)).blob();
@@ -124,6 +125,7 @@ export class Detail {
         URL.revokeObjectURL(overlay.src);
         overlay.src = URL.createObjectURL(body);
         overlay.hidden = false;
+        note.textContent = t("mapHint");
         toggle.ariaPressed = "true";
       } catch (error) { note.textContent = error.message; }
     };

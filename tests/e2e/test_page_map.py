@@ -49,6 +49,7 @@ def test_a_key_shows_the_map_and_hides_it(
         chromium.press("m")
         chromium.wait_for(SHOWN, 30)
         assert chromium.evaluate(SAME_PLACE)
+        assert "Không dùng để chẩn đoán" in chromium.text()
         chromium.screenshot(Path(os.environ.get("SANGLOC_SCREENSHOTS", tmp_path)) / "page-map.png")
         chromium.press("m")
         chromium.wait_for("document.querySelector('.map').hidden", 30)
