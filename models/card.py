@@ -115,7 +115,7 @@ def _making(training: dict[str, Any]) -> str:
     network = config["network"]
     shape = ", ".join(f"{key} {value}" for key, value in network.items() if not key.startswith("_"))
     return (
-        f"MONAI `{network['_target_'].rpartition('.')[2]}` ({shape}), random start, trained by `sangloc train` on"
+        f"MONAI `{network['_target_'].rpartition('.')[2]}` ({shape}), trained by `sangloc train` on"
         f" {training['films']:,} films ({training['abnormal']:,} abnormal) of split `train`: {stages}, an epoch being"
         f" {config['epoch_films']:,} films drawn with shares by source and label; AdamW, one cycle up to"
         f" {config['learning_rate']}, weight decay {config['weight_decay']}, bfloat16, running average of the weights"
@@ -137,6 +137,8 @@ def _recipe(config: dict[str, Any]) -> str:
         f"A lesion drawn by code on {config.get('drawn', 0):.0%} of the normal films: {', '.join(LESIONS)}.":
             config.get("drawn"),
         f"Fold {fold} of {FOLDS} of the films was left out.": fold is not None,
+        "It began with random weights.": not config.get("start"),
+        f"It began with the weights `{config.get('start', '')[:12]}`.": config.get("start"),
         f"Distilled (weight {config.get('distil')}) from the mean logit of {len(teachers)} networks:"
         f" {', '.join(f'`{digest[:12]}`' for digest in teachers)}.": teachers,
     }  # fmt: skip

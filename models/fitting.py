@@ -58,10 +58,12 @@ def fit(
     config: TrainConfig,
     tell: Callback,
     taught: Floats | None = None,
+    start: torch.nn.Module | None = None,
 ) -> Fitted:
     """The running average of the weights after all epochs; continues from `folder/checkpoint.pt`.
 
-    `taught` is what the teachers say of the train films, probabilities [films, findings].
+    `taught` is what the teachers say of the train films, probabilities [films, findings]. `start` is a network of the
+    same definition whose weights are begun with.
 
     Raises:
         InvalidInput: the checkpoint was made with other settings or films.
@@ -69,7 +71,7 @@ def fit(
     with joined() as team, _repeatable(config):
         lessons = Lessons.of(train, findings, config, taught)
         run = _Run(train=train, val=val, findings=findings, lessons=lessons, folder=folder, config=config,
-                   tell=tell if team.first else lambda _: None, team=team)  # fmt: skip
+                   tell=tell if team.first else lambda _: None, team=team, start=start)  # fmt: skip
         while run.epoch < config.epochs:
             run.one_epoch()
             if team.first:
@@ -97,13 +99,15 @@ class _Run:
 
     def __init__(
         self, *, train: Sequence[Film], val: Sequence[Film], findings: Sequence[str], lessons: Lessons, folder: Path,
-        config: TrainConfig, tell: Callback, team: Team,
+        config: TrainConfig, tell: Callback, team: Team, start: torch.nn.Module | None,
     ) -> None:  # fmt: skip
         self.config, self.tell, self.folder, self.train, self.team = config, tell, folder, train, team
         self.findings, self.lessons = list(findings), lessons
         self.fingerprint = json.dumps([asdict(config), self.findings, team.size, [film.image for film in train]])
         self.definition = with_outputs(config.network, lessons.targets.shape[1])
         self.net = build_network(self.definition).to(team.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if start is not None:
+            _begin(self.net, start)
         self.average = {name: value.clone() for name, value in self.net.state_dict().items()}
         self.optimizer = torch.optim.AdamW(self.net.parameters(), weight_decay=config.weight_decay)
         self.epoch, self.history = 0, list[dict[str, float]]()
@@ -249,6 +253,15 @@ class _Run:
         inputs = np.stack([to_input(work, self.config.size_at(self.epoch - 1)) for work in self.val_work])
         scores = logits_of(net, inputs, bf16=self.config.bf16)[:, 0]
         return auroc(scores, np.array([film.abnormal for film in self.val]))
+
+
+def _begin(net: torch.nn.Module, start: torch.nn.Module) -> None:
+    """Take the weights over; a head with more outputs (traits) keeps its own for these."""
+    known = start.state_dict()
+    with torch.no_grad():
+        for name, value in net.state_dict().items():
+            given = known[name]
+            (value if value.dim() == 0 else value[: given.shape[0]]).copy_(given)
 
 
 def _mean(losses: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:

@@ -49,6 +49,7 @@ class TrainConfig:
     traits: float = 0.3  # weight of the helper outputs view, sex and age, which the bundle does not keep; 0: none
     drawn: float = 0.2  # share of the normal films that get a lesion drawn by code, and its label
     fold: int | None = None  # 0 to FOLDS - 1: this part of the films of mixed sources is left out, to judge on
+    start: str = ""  # SHA-256 of the weights to begin with; '': random ones
     teachers: tuple[str, ...] = ()  # SHA-256 of the weights whose mean answer is learnt
     distil: float = 0.7  # weight of the teachers' answer against the labels, where there are teachers
     seed: int = 20
@@ -87,7 +88,7 @@ class TrainConfig:
 
 # The steps of the card's ablation table. `sources` is `plain` and what makes the sources alike (sampling, appearance,
 # believed labels), `first` more epochs of it (version 0.1.0 of the default model); the next three add one step each to
-# `sources`; `distilled` is for a run with teachers.
+# `sources`; `distilled` is for a run with teachers, `tuned` for one that begins with one of them.
 _PLAIN = TrainConfig(
     recipe="plain", shares=(), other_share=1.0, one_class_weight=1.0, soften=False, alike=False, mixup=0, traits=0,
     drawn=0,
@@ -102,6 +103,7 @@ RECIPES: Mapping[str, TrainConfig] = MappingProxyType({
     "drawn": replace(_SOURCES, recipe="drawn", drawn=TrainConfig().drawn),
     "all": TrainConfig(),
     "distilled": replace(_SOURCES, recipe="distilled", mixup=0.2, stages=((7, 128), (2, 192))),
+    "tuned": replace(_SOURCES, recipe="tuned", mixup=0.2, stages=((2, 192),), learning_rate=5e-4, ema=0.99),
 })  # fmt: skip
 
 

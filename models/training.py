@@ -33,6 +33,7 @@ from models.outlier import Outlier, features_of
 from models.recipe import RECIPES, Callback, Progress, TrainConfig
 from models.sampling import choose_findings, mixed_source_films, split_fold
 from models.scoring import logits_of_films
+from storage.errors import InvalidInput
 
 __all__ = ["RECIPES", "SCORES", "VERSION", "Progress", "TrainConfig", "score", "train", "write_bundle"]
 
@@ -46,12 +47,12 @@ INTENDED_USE = "Research use. Not a medical device. Absence of a flag is not a n
 
 def train(
     manifest: Path, out: Path, config: TrainConfig | None = None, *, progress: Callback | None = None,
-    teachers: Sequence[Path] = (), name: str = "chest_xray", version: str = VERSION,
+    start: Path | None = None, teachers: Sequence[Path] = (), name: str = "chest_xray", version: str = VERSION,
 ) -> Path:  # fmt: skip
     """Train on the manifest and return the folder of the bundle, `out/bundle`.
 
     A run that was stopped continues from `out/checkpoint.pt` and ends in the same weights. `teachers` are bundles whose
-    mean answer the network learns beside the labels.
+    mean answer the network learns beside the labels, `start` is one of the same network whose weights it begins with.
 
     Raises:
         InvalidBundle: a teacher cannot be used.
@@ -62,11 +63,16 @@ def train(
     findings = choose_findings(everyone, config.min_positives)
     films, held = split_fold(everyone, val, config.fold)
     elders = load_teachers(teachers, findings)
+    begun = load_teachers([] if start is None else [start], findings)
+    if begun and begun[0].network_def != with_outputs(config.network, len(findings)):
+        raise InvalidInput(f"{start} is another network than the recipe's")
     config = replace(config, teachers=tuple(elder.weights_sha256 for elder in elders))
+    config = replace(config, start=begun[0].weights_sha256 if begun else "")
     said = taught(
         elders, films, out / "taught.npz", lambda done, whole: tell(Progress(stage="teach", step=done, steps=whole))
     )
-    state = fit(train=films, val=val, findings=findings, folder=out, config=config, tell=tell, taught=said)
+    state = fit(train=films, val=val, findings=findings, folder=out, config=config, tell=tell, taught=said,
+                start=begun[0].network() if begun else None)  # fmt: skip
     folder = out / "bundle"
     if not state.first:
         return folder

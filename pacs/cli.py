@@ -279,13 +279,14 @@ def train(
     recipe: Annotated[
         str,
         typer.Option(
-            "--recipe", help="plain, sources, first, mixup, traits, drawn, all or distilled (docs/models.md)."
+            "--recipe", help="plain, sources, first, mixup, traits, drawn, all, distilled or tuned (docs/models.md)."
         ),
     ] = "all",
     fold: Annotated[
         int | None,
         typer.Option("--fold", help="Leave this quarter of the films out, to be judged on it.", min=0, max=3),
     ] = None,
+    start: Annotated[Path | None, typer.Option("--start", help="Bundle whose weights are begun with.")] = None,
     teachers: Annotated[
         list[Path] | None, typer.Option("--teacher", help="Bundle whose answers are learnt; repeat for an ensemble.")
     ] = None,
@@ -294,13 +295,15 @@ def train(
 ) -> None:
     """Train a model; run it again after an interruption and it goes on from its checkpoint.
 
-    An ensemble distilled into one network: train --recipe all --fold 0 (1, 2, 3), each with its own --out, then
-    --recipe distilled with the four bundles as --teacher. Several processes or GPUs: torchrun --nproc-per-node N
-    -m pacs.cli train ...
+    An ensemble in one network: train several recipes, each with its own --out, then --recipe distilled with each
+    bundle as --teacher, or --recipe tuned with one of them as --start, too. Several processes or GPUs: torchrun
+    --nproc-per-node N -m pacs.cli train ...
     """
     from pacs import modelling
 
-    modelling.train(manifest, out, recipe=recipe, fold=fold, teachers=teachers or [], epochs=epochs, seed=seed)
+    modelling.train(
+        manifest, out, recipe=recipe, fold=fold, start=start, teachers=teachers or [], epochs=epochs, seed=seed
+    )
 
 
 @app.command()

@@ -17,8 +17,8 @@ __all__ = ["compare", "evaluate", "train"]
 
 
 def train(
-    manifest: Path, out: Path, *, recipe: str, fold: int | None, teachers: Sequence[Path], epochs: int | None,
-    seed: int | None,
+    manifest: Path, out: Path, *, recipe: str, fold: int | None, start: Path | None, teachers: Sequence[Path],
+    epochs: int | None, seed: int | None,
 ) -> None:  # fmt: skip
     """Train on the manifest's train split into `out`, going on from a checkpoint that lies there.
 
@@ -47,7 +47,7 @@ def train(
                 words += "" if math.isnan(now.val_auroc) else f"  AUROC on val {now.val_auroc:.3f}"
             bars.update(task, description=words, completed=now.step, total=now.steps)
 
-        bundle = training.train(manifest, out, config, progress=show, teachers=teachers)
+        bundle = training.train(manifest, out, config, progress=show, start=start, teachers=teachers)
     typer.echo(f"{bundle}: run it with --bundle {bundle}, judge it with: sangloc evaluate {bundle} {manifest}")
 
 

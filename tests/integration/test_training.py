@@ -171,6 +171,18 @@ def test_a_pupil_learns_from_its_teachers(manifest: Path, trained: Path, tmp_pat
         taught(teachers * 2, films, tmp_path / "taught.npz")
 
 
+def test_a_run_may_begin_with_the_weights_of_another(manifest: Path, trained: Path, tmp_path: Path) -> None:
+    still = replace(CONFIG, learning_rate=0.0, weight_decay=0.0, stages=((1, 96),), traits=0.5)
+    begun = load_bundle(train(manifest, tmp_path / "still", still, start=trained))
+    one, other = (model.network().state_dict() for model in (load_bundle(trained), begun))
+    learnt = [name for name, value in one.items() if value.is_floating_point() and "running" not in name]
+    assert all(torch.allclose(one[name], other[name], atol=1e-3) for name in learnt)
+    training = json.loads((begun.path / "configs" / "metadata.json").read_text())["sangloc"]["training"]
+    assert training["config"]["start"] == load_bundle(trained).weights_sha256
+    with pytest.raises(InvalidInput, match="another network"):
+        train(manifest, tmp_path / "wide", replace(still, network=NETWORK | {"conv1_t_size": 5}), start=trained)
+
+
 def test_a_teacher_of_other_findings_is_refused(manifest: Path, tmp_path: Path) -> None:
     stranger = write_foreign_bundle(tmp_path / "stranger", ["Abnormal", "Mass"])
     with pytest.raises(InvalidInput, match="other findings: Abnormal, Mass"):
