@@ -6,6 +6,7 @@ puts off what it took ahead when a live image comes. So a live image waits for t
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -24,6 +25,7 @@ __all__ = ["Bulk", "Taken", "is_bulk"]
 log = structlog.get_logger()
 _NOTHING_S = 5.0  # before a look for another reprocessing
 _LOADING_S = 0.5
+_TELL_S = 1.0
 Load = Callable[[ModelRef], Model]
 
 
@@ -59,6 +61,7 @@ class Bulk:
         self._lease_s = lease_s
         self._max_attempts = max_attempts
         self._backoff_s = backoff_s
+        self._untold, self._told_at = False, 0.0
         self.wait_s = 0.0  # before there can be anything to claim
 
     def claim(self) -> Taken | None:
@@ -67,6 +70,7 @@ class Bulk:
             turn = queue.upcoming(connection)
         self.wait_s = _NOTHING_S
         if turn is None:
+            self._announce(0.0)
             self._rest()
             return None
         try:
@@ -95,10 +99,16 @@ class Bulk:
             listed = queue.record(
                 connection, self._worker, outcome, max_attempts=self._max_attempts, backoff_s=self._backoff_s
             )
-        if listed:
+        self._untold = self._untold or listed > 0
+        self._announce(_TELL_S)
+        log.debug("images of a reprocessing recorded", scored=len(result.scores), listed=listed)
+
+    def _announce(self, after_s: float) -> None:
+        """Tell the pages that the list changed, which each of them then asks for: not with every few images."""
+        if self._untold and time.monotonic() - self._told_at >= after_s:
             with self._database.autocommit() as connection:
                 worklist.announce(connection)
-        log.debug("images of a reprocessing recorded", scored=len(result.scores), listed=listed)
+            self._untold, self._told_at = False, time.monotonic()
 
     def _stop_for(self, number: int, problem: str) -> None:
         with self._database.transaction() as connection:
