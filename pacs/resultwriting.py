@@ -184,12 +184,10 @@ class _Writer:
     def _film(self) -> tuple[np.ndarray[Any, np.dtype[np.uint8]], int]:
         """The film as the model saw it, put right where the worker has put it right, and by how much it was turned."""
         row = self._row
-        film = read_pixels(
-            self._store.read(row["object_key"]), row["dataset_offset"], row["transfer_syntax"], max_side=_SIDE
-        )
+        stored = self._store.read(row["object_key"]), row["dataset_offset"], row["transfer_syntax"]
         if not row["notes"]:
-            return film, 0
-        looked = open_gate().look(film)
+            return read_pixels(*stored, max_side=_SIDE), 0
+        looked = open_gate().look(read_pixels(*stored))  # in the size in which the worker's gate has seen it
         return looked.film, looked.turned
 
     def _header(self) -> Dataset:

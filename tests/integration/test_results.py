@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
@@ -23,6 +25,7 @@ from workitems import workitem
 from pacs import exchange as exchange_process
 from pacs import results as task
 from pacs import resultwriting
+from pacs.samples import wrap
 from pacs.ups import steps
 from pacs.ups.performing import work_off
 from storage import changes, removal, results, worklist
@@ -266,3 +269,23 @@ def test_the_task_gives_up_what_the_setting_does_not_want_any_more(archive: Repo
         results.pass_over(connection)
     archive.write()
     assert archive.count("instances") == 2
+
+
+def test_regions_lie_on_the_film_as_it_is_stored(archive: Reported, shared: Path) -> None:
+    picture = next(path for path in sorted((shared / "cxr" / "images" / "nih").iterdir()) if path.suffix in {".png", ".jpg", ".jpeg"})
+    grey = cv2.imread(str(picture), cv2.IMREAD_GRAYSCALE)
+    assert grey is not None
+    upright, turned = wrap(grey, 1, 0), wrap(np.ascontiguousarray(np.rot90(grey, 2)), 2, 0)
+    archive.score(archive.take(upright))
+    note = ("the image was upside down and was turned upright",)
+    archive.score(archive.take(turned), notes=note)
+    archive.write()
+    straight, inverted = (
+        np.reshape(one.GraphicAnnotationSequence[0].GraphicObjectSequence[0].GraphicData, (-1, 2))
+        for one in archive.objects_of("pr")
+    )
+    size = np.array([upright.Columns, upright.Rows])
+    assert np.allclose(np.ptp(straight, axis=0), np.ptp(inverted, axis=0), atol=0.2)
+    assert np.allclose(straight.min(axis=0) + inverted.max(axis=0), size, atol=0.2)
+    first, second = (one.pixel_array.astype(int)[48:-120] for one in archive.objects_of("sc"))
+    assert np.abs(first - second).mean() < 12, "both pictures show the film upright"
