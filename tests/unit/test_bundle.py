@@ -256,3 +256,40 @@ def test_reading_a_bundle_needs_neither_torch_nor_monai() -> None:
     )
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("pixels", "reason"),
+    [
+        ({"value_range": [0, 1], "mean": [0.5], "std": [0.0]}, "positive deviation for 1 channels"),
+        ({"value_range": [0, 1], "mean": [0.5, 0.5, 0.5], "std": [1, 1, 1]}, "for 1 channels"),
+        ({"value_range": [0, 1], "mean": "0.5", "std": ["x"]}, "for 1 channels"),
+        ({"value_range": [0, 1], "mean": [0.5]}, "for 1 channels"),
+        ("squeezed", "preprocessing is not a table"),
+    ],
+)
+def test_a_preprocessing_that_makes_no_sense_is_refused(bundle: Path, pixels: object, reason: str) -> None:
+    _ours(bundle, preprocessing=pixels)
+    with pytest.raises(InvalidBundle, match=reason):
+        load_bundle(bundle)
+
+
+def test_a_preprocessing_of_ones_own_is_followed(bundle: Path) -> None:
+    _ours(bundle, preprocessing={"geometry": "central square", "value_range": [0, 1], "mean": [0.5], "std": [0.25]})
+    film = chest(1, rows=256, columns=224)
+    image = load_bundle(bundle).prepare(film)
+    assert (image.min(), image.max()) == (-2, 2)
+    beside = np.concatenate([film[:16], film, film[-16:]])  # what lies outside of the square changes nothing
+    np.testing.assert_array_equal(load_bundle(bundle).prepare(beside), image)
+
+
+def test_the_fit_of_a_site_is_laid_over_and_checked(bundle: Path) -> None:
+    model = load_bundle(bundle)
+    lines = {"method": "platt", "slope": [1.0] * 3, "offset": [3.0, 0.0, 0.0]}
+    fitted = model.refitted({"calibration": lines, "operating_points": {"balanced": [0.9] * 3}})
+    assert fitted.thresholds == (0.9,) * 3
+    assert fitted.weights_sha256 == model.weights_sha256
+    assert fitted.probabilities(np.zeros((1, 3)))[0, 0] == pytest.approx(0.9526, abs=1e-4)
+    for wrong in ({"operating_points": {"balanced": [0.9] * 4}}, {"calibration": {**lines, "slope": [1.0]}}):
+        with pytest.raises(InvalidBundle):
+            model.refitted(wrong)
