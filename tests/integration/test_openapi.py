@@ -43,6 +43,7 @@ def address(archive: Archive) -> Iterator[str]:
     ingest.close()
 
 
+@pytest.mark.timeout(900)  # every operation, a dozen times
 @pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)
 def test_what_is_described_is_what_is_served(address: str, mode: GenerationMode) -> None:
     # A cursor of the right shape that is not ours is a 400: no pattern can tell.
