@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import shutil
 from collections.abc import Callable
@@ -13,15 +14,17 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inference.gate import SENTENCES, Gate, features_as_stored, frame_as_stored, open_gate
+from inference.pixels import read_pixels
 from models import gate as gates
 from models.gate import DEFAULT_GATE, load_gate, put_right
 from models.notchest import DRAWN, draw
 from models.phantom import ABNORMALITIES, chest
 from models.preprocess import Frame
+from pacs.part10 import read_head
 from storage.errors import InvalidBundle, NotScorable
 
 LEFT, DOWN, RIGHT = "top to the left", "upside down", "top to the right"
@@ -113,6 +116,46 @@ def test_real_films_of_adults_pass_and_come_right_however_they_lie(shared: Path,
         right += np.array_equal(put.film, good)
     assert came >= 36
     assert right == came
+
+
+@pytest.mark.parametrize(
+    ("file", "told"),
+    [
+        ("pydicom_pylibjpeg-data/966_fixed.dcm", ""),
+        ("pydicom_pydicom-data/RG1_J2KI.dcm", ""),
+        ("mlmed_torchxrayvision/Fake_MONOHR1.dcm", "black and white"),  # says MONOCHROME1 and is not
+        ("robyoung_dicom-test-files/RG2_J2KI", None),  # a hip
+        ("robyoung_dicom-test-files/RG3_JLSL", None),  # an extremity
+        ("robyoung_dicom-test-files/XA1_J2KI", None),  # an angiogram
+        ("robyoung_dicom-test-files/MR1_J2KI", None),
+        ("pydicom_pydicom/CT_small.dcm", None),
+    ],
+)
+def test_real_files_of_many_makers(file: str, told: str | None, shared: Path, gate: Gate) -> None:
+    content = (shared / "dicom" / file).read_bytes()
+    head = read_head(io.BytesIO(content))
+    assert head is not None
+    image = read_pixels(content, head.dataset_offset, head.transfer_syntax)
+    if told is None:
+        with pytest.raises(NotScorable):
+            gate.look(image)
+    else:
+        assert [told in note for note in gate.look(image).notes] == [True] * (told != "")
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 10_000), st.integers(0, 3), st.booleans())
+def test_all_versions_of_an_image_are_judged_alike(seed: int, quarter: int, inverted: bool) -> None:
+    """Where the eight versions vote, it cannot matter in which of them the image came."""
+    keeper, kinds = load_gate(), list(DRAWN)
+    drawn = draw(kinds[seed % len(kinds)], np.random.default_rng(seed), 64) if seed % 2 else film(seed)
+    plain = gates.square((drawn * 255).astype(np.uint8) if seed % 2 else drawn.astype(np.uint8))
+    other = np.rot90(plain, quarter)
+    way, sure, _ = keeper._settled(plain)
+    came, as_sure, _ = keeper._settled(np.ascontiguousarray(~other if inverted else other))
+    assert as_sure == pytest.approx(sure, abs=1e-3)
+    if sure > 0.55:
+        assert came == (way % 4 + quarter) % 4 + 4 * ((way >= 4) ^ inverted)
 
 
 def test_threads_may_share_a_gate(gate: Gate) -> None:
