@@ -6,6 +6,7 @@ puts off what it took ahead when a live image comes. So a live image waits for t
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -61,7 +62,7 @@ class Bulk:
         self._lease_s = lease_s
         self._max_attempts = max_attempts
         self._backoff_s = backoff_s
-        self._untold, self._told_at = False, 0.0
+        self._untold, self._told_at = False, -math.inf
         self.wait_s = 0.0  # before there can be anything to claim
 
     def claim(self) -> Taken | None:
