@@ -96,6 +96,7 @@ def write_card(bundle: Path, report: Report, command: str) -> Path:
         f"Weights: `models/model.pt`, SHA-256 `{model.weights_sha256}`.",
         "## How it was made\n\n" + _making(ours["training"]) + "\n\n" + _calibration(ours),
         *_steps(read_rows(bundle)),
+        *_choice(bundle / "docs" / "choice.md"),
         "## Data\n\n" + _sources(ours["training"]["sources"]),
         *_aim(report),
         "## Figures\n\n" + _figures(report, command),
@@ -158,6 +159,11 @@ def _steps(rows: Sequence[Row]) -> list[str]:
         for row in rows
     ]
     return ["## What each step brought\n\n" + _STEPS + "\n\n" + "\n".join(lines), _TRIED]
+
+
+def _choice(file: Path) -> list[str]:
+    """Why these weights ship: the only prose of a card that a person writes for one bundle."""
+    return ["## Why these weights\n\n" + file.read_text("utf-8").strip()] if file.exists() else []
 
 
 def _aim(report: Report) -> list[str]:
