@@ -83,10 +83,11 @@ def compare(runs: Sequence[Run], manifest: Path, resamples: int = 2000) -> list[
     if missing:
         raise InvalidInput(f"{manifest} does not name {min(missing)}, which a run was judged on")
     judge = _Judge(films, runs[0], resamples)
-    rows = list[Row]()
+    rows, told = list[Row](), set[tuple[str, ...]]()
     for run in runs:
         elders = [other for other in runs if other.weights in run.teachers]
-        if elders:
+        if elders and run.teachers not in told:
+            told.add(run.teachers)
             name = f"mean of {', '.join(f'`{elder.recipe}`' for elder in elders)}"
             rows.append(judge.row(name, _mean([elder.plain for elder in elders]), elders))
             name = "the same, each film and its mirror image"
