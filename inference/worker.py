@@ -102,8 +102,8 @@ class Worker:
         self._shadows = Shadows(database, policy, chosen.batch_size, self._roster.drop)
         self._bulk = Bulk(
             database, self.name, self._roster.named, self._roster.dismiss, lease_s=chosen.lease_s,
-            batch_size=max(1, chosen.batch_size // chosen.bulk_share), max_attempts=chosen.max_attempts,
-            backoff_s=chosen.backoff_s,
+            batch_size=max(1, chosen.batch_size // chosen.bulk_share, chosen.threads // 2),  # and as many ahead
+            max_attempts=chosen.max_attempts, backoff_s=chosen.backoff_s,
         )  # fmt: skip
 
     def run(self, stop: threading.Event, on_ready: Callable[[], None] = lambda: None) -> None:

@@ -91,12 +91,12 @@ def test_live_images_go_before_bulk_that_is_in_hand(
     monkeypatch.setattr(reading, "read_pixels", slowly)
     hospital.films(40)
     number = hospital.start(model).reprocessing_pk
-    with hospital.working(bundle, batch_size=8, threads=8):
+    with hospital.working(bundle, batch_size=8, threads=4):
         until(lambda: len(begun_at) == 4)  # a batch of two in hand, and the next taken ahead
         live = hospital.films(4, model=None)
         hospital.wake()
         go.release(2)  # what is in hand ends
-        until(lambda: len(begun_at) == 8)
+        until(lambda: len(begun_at) == 6)
         assert hospital.now(number).scored <= 2
         go.release(1000)
         until(lambda: hospital.now(number).state == "done")
