@@ -129,9 +129,9 @@ def _recipe(config: dict[str, Any]) -> str:
     """A line for each step of training that was switched on."""
     fold, teachers = config.get("fold"), config.get("teachers", ())
     steps = {
-        "Labels are softened by how far they are believed.": config.get("soften"),
+        "Labels are softened by how far they are believed.": config.get("soften", True),
         "Augmentation makes the sources alike: position, size, aspect, exposure, blur, noise, JPEG, boxes.":
-            config.get("alike"),
+            config.get("alike", True),
         f"Mixup: two films and their labels blended, Beta({config.get('mixup')}).": config.get("mixup"),
         f"Helper outputs that the bundle does not keep, weight {config.get('traits')}: {', '.join(TRAITS)}.":
             config.get("traits"),
