@@ -74,7 +74,8 @@ def test_torch_is_taken_where_it_is_worth_its_memory(
     assert engine.name == name
     films = np.stack([bundle.prepare(chest(seed, rows=256, columns=224)) for seed in (1, 2)])
     exact = bundle.probabilities(load_engine(bundle, "cpu").predict(films).logits)
-    assert np.abs(bundle.probabilities(engine.predict(films).logits) - exact).max() < 0.1  # bf16, and a network that is made to show differences
+    # bf16, and a network that is made to show differences
+    assert np.abs(bundle.probabilities(engine.predict(films).logits) - exact).max() < 0.1
 
 
 @pytest.mark.parametrize(
