@@ -50,7 +50,7 @@ def test_from_steps_to_a_distilled_network_and_its_card(tmp_path: Path) -> None:
     _run("evaluate", bundle, manifest, "--resamples", "100", "--card")
     card = (bundle / "docs" / "README.md").read_text()
     assert "| the same, each film and its mirror image | 2 |" in card
-    assert "Distilled (weight 0.7) from 2 networks" in card
+    assert "Distilled (weight 0.7) from the mean logit of 2 networks" in card
     assert "Mixup" in card
     assert "### Split test: operating points" in card
 
