@@ -14,7 +14,8 @@ from running import acknowledged, check_archive, until
 @pytest.mark.timeout(240)
 def test_kill_of_every_part_in_turn(system, modalities):
     """ARCHITECTURE promise 1: what was acknowledged survives the death of any process at any moment."""
-    running = system("--receivers", "2", "--workers", "1", environment={"SANGLOC_WORKER_LEASE_S": "5"})
+    noise_is_read = {"SANGLOC_TRIAGE_GATE": "false", "SANGLOC_WORKER_LEASE_S": "5"}
+    running = system("--receivers", "2", "--workers", "1", environment=noise_is_read)
     senders = modalities(running.port, 8, chest_every=40, pause_s=0.02)
     until(lambda: all(len(s.acknowledged) >= 3 for s in senders), 30, "every sender stored something")
     for kind in ("receiver", "worker", "api", "database", "receiver", "database"):
