@@ -58,7 +58,6 @@ __all__ = [
     "worker",
 ]
 
-
 _URGENCY: dict[Priority, int] = {"routine": 0, "urgent": 1, "stat": 2}
 
 
@@ -309,23 +308,27 @@ def ingest(settings: Settings, part: str = "ingest") -> Ingest:
     )
 
 
+def _collect_seldom() -> None:
+    """What stands now stands for ever, and requests leave few cycles: no look at them every 700 objects."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20)
+
+
 def run_receiver(settings: Settings, listener: socket.socket, on_ready: Callable[[], None]) -> None:
     """Receive until SIGTERM or SIGINT, then drain and return."""
     from pacs.dimse.server import Receiver
 
     receiver = Receiver(ingest(settings, "receiver"), receiver_policy(settings), listener)
     stop = _stop_event()
-    gc.collect()
-    gc.freeze()  # what stands now stands for ever, and an instance leaves no cycles: no look at them every 700 objects
-    gc.set_threshold(20_000, 20, 100)
+    _collect_seldom()
     on_ready()
     receiver.run(stop)
 
 
 def run_worker(settings: Settings, on_ready: Callable[[], None]) -> None:
     """Read images until SIGTERM or SIGINT; what was claimed and not read goes back."""
-    stop = _stop_event()
-    worker(settings).run(stop, on_ready)
+    worker(settings).run(_stop_event(), on_ready)
 
 
 def worker(settings: Settings, *, live: bool = True) -> Worker:
@@ -353,6 +356,10 @@ def run_api(settings: Settings, listen_fd: int | None, on_ready: Callable[[int],
     """Serve the API and the page until SIGTERM or SIGINT."""
     from api.server import run
 
+    def ready(port: int) -> None:
+        _collect_seldom()
+        on_ready(port)
+
     way_in = ingest(settings, "api")
     try:
         run(
@@ -362,7 +369,7 @@ def run_api(settings: Settings, listen_fd: int | None, on_ready: Callable[[int],
             host=settings.http.host,
             port=settings.http.port,
             listen_fd=listen_fd,
-            on_ready=on_ready,
+            on_ready=ready,
             ingest=way_in,
         )
     finally:

@@ -57,7 +57,9 @@ def _attribute(vr: str, values: Any) -> dict[str, Any]:
         return {"vr": vr, "Value": [_name(value) for value in values]}
     if vr == "SQ":
         return {"vr": vr, "Value": [json_model(item) for item in values]}
-    return {"vr": vr, "Value": [None if value == "" else value for value in values]}
+    if "" in values:
+        values = [None if value == "" else value for value in values]
+    return {"vr": vr, "Value": list(values)}
 
 
 def _name(value: str) -> dict[str, str] | None:
