@@ -9,19 +9,18 @@ import datetime as dt
 import hashlib
 import io
 import json
-import platform
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import monai
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from models.bundle import METADATA, WEIGHTS
+from models.description import describe, write_json
 from models.gate import ARRAYS, OUTPUTS, SIZE, Gatekeeper, Thresholds, load_gate, small, square, standard
 from models.gate_views import (
     Subject,
@@ -276,47 +275,20 @@ def _write(
     never = Thresholds(upright=1, sure=1, cropped=0, not_chest=0, child=0, strange=0)
     gate = {"arrays_sha256": digests["arrays_sha256"], "thresholds": asdict(never)}
     ours = {"kind": "input gate", "weights_sha256": digests["weights_sha256"], "gate": gate, "training": training}
-    _write_metadata(folder, _metadata(version) | {"sangloc": ours})
+    write_json(folder / METADATA, _metadata(version) | {"sangloc": ours})
 
 
 def _amend(folder: Path, gate: Gatekeeper, thresholds: Thresholds, val: Sequence[Subject]) -> None:
     metadata = json.loads((folder / METADATA).read_text("utf-8"))
     rounded = {name: round(value, 5) for name, value in asdict(thresholds).items()}
     metadata["sangloc"]["gate"] = {"arrays_sha256": gate.weights_sha256, "thresholds": rounded, "chosen_on": len(val)}
-    _write_metadata(folder, metadata)
+    write_json(folder / METADATA, metadata)
 
 
 def _metadata(version: str) -> dict[str, Any]:
-    image = {
-        "type": "image", "format": "magnitude", "modality": "DX", "num_channels": 1, "spatial_shape": [SIZE, SIZE],
-        "dtype": "float32", "value_range": [], "is_patch_data": False, "channel_def": {"0": "image"},
-    }  # fmt: skip
-    logits = {
-        "type": "logits", "format": "classes", "num_channels": len(OUTPUTS), "spatial_shape": [1, 1],
-        "dtype": "float32", "value_range": [], "is_patch_data": False,
-        "channel_def": {str(place): name for place, name in enumerate(OUTPUTS)},
-    }  # fmt: skip
-    return {
-        "schema": "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json",
-        "name": "input_gate",
-        "version": version,
-        "changelog": {version: "trained by sangloc gate train"},
-        "monai_version": monai.__version__,
-        "pytorch_version": torch.__version__.partition("+")[0],
-        "numpy_version": np.__version__,
-        "python_version": platform.python_version(),
-        "required_packages_version": {},
-        "task": "Telling whether an image is an upright frontal chest radiograph of an adult",
-        "description": "Logits of a small MONAI ResNet; preprocessing is models.gate of sangloc",
-        "intended_use": _USE,
-        "authors": "the sangloc project",
-        "copyright": "the sangloc project",
-        "network_data_format": {"inputs": {"image": image}, "outputs": {"pred": logits}},
-    }
-
-
-def _write_metadata(folder: Path, metadata: dict[str, Any]) -> None:
-    file = folder / METADATA
-    draft = file.with_suffix(".part")
-    draft.write_text(json.dumps(metadata, indent=1, ensure_ascii=False) + "\n", "utf-8")
-    draft.replace(file)
+    return describe(
+        OUTPUTS, SIZE, name="input_gate", version=version, made_by="trained by sangloc gate train",
+        task="Telling whether an image is an upright frontal chest radiograph of an adult",
+        description="Logits of a small MONAI ResNet; preprocessing is models.gate of sangloc",
+        intended_use=_USE,
+    )  # fmt: skip

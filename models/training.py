@@ -11,14 +11,12 @@ import csv
 import datetime as dt
 import hashlib
 import json
-import platform
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import monai
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -26,6 +24,7 @@ import torch
 from models.bundle import METADATA, WEIGHTS, load_bundle
 from models.calibration import Calibration, choose_thresholds, fit_calibration
 from models.data import Film, hard_targets, read_film, read_manifest
+from models.description import describe, write_json
 from models.distillation import load_teachers, taught
 from models.fitting import Fitted, fit
 from models.networks import with_outputs
@@ -126,7 +125,7 @@ def write_bundle(
         "network_def": definition,
         "network": "$@network_def.to(@device)",
     }
-    _write_json(folder / "configs" / "inference.json", inference)
+    write_json(folder / "configs" / "inference.json", inference)
     with (folder / WEIGHTS).open("rb") as weights:
         digest = hashlib.file_digest(weights, "sha256").hexdigest()
     training = {
@@ -138,36 +137,16 @@ def write_bundle(
         "finished": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
     }
     ours = {"weights_sha256": digest, "training": training}
-    _write_json(folder / METADATA, _metadata(findings, config.size, name, version) | {"sangloc": ours})
+    write_json(folder / METADATA, _metadata(findings, config.size, name, version) | {"sangloc": ours})
 
 
 def _metadata(findings: Sequence[str], size: int, name: str, version: str) -> dict[str, Any]:
-    image = {
-        "type": "image", "format": "magnitude", "modality": "DX", "num_channels": 1, "spatial_shape": [size, size],
-        "dtype": "float32", "value_range": [], "is_patch_data": False, "channel_def": {"0": "image"},
-    }  # fmt: skip
-    logits = {
-        "type": "logits", "format": "classes", "num_channels": len(findings), "spatial_shape": [1, 1],
-        "dtype": "float32", "value_range": [], "is_patch_data": False,
-        "channel_def": {str(place): finding for place, finding in enumerate(findings)},
-    }  # fmt: skip
-    return {
-        "schema": "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json",
-        "name": name,
-        "version": version,
-        "changelog": {version: "trained by sangloc train"},
-        "monai_version": monai.__version__,
-        "pytorch_version": torch.__version__.partition("+")[0],
-        "numpy_version": np.__version__,
-        "python_version": platform.python_version(),
-        "required_packages_version": {},
-        "task": "Sorting frontal chest radiographs: normal or abnormal, and findings",
-        "description": "Logits of a MONAI network for one grey square; preprocessing is models.preprocess of sangloc",
-        "intended_use": INTENDED_USE,
-        "authors": "the sangloc project",
-        "copyright": "the sangloc project",
-        "network_data_format": {"inputs": {"image": image}, "outputs": {"pred": logits}},
-    }
+    return describe(
+        findings, size, name=name, version=version, made_by="trained by sangloc train",
+        task="Sorting frontal chest radiographs: normal or abnormal, and findings",
+        description="Logits of a MONAI network for one grey square; preprocessing is models.preprocess of sangloc",
+        intended_use=INTENDED_USE,
+    )  # fmt: skip
 
 
 def calibrate(folder: Path, val: Sequence[Film], tell: Callback) -> None:
@@ -201,10 +180,4 @@ def _amend(
             "positives": (labels == 1).sum(axis=0).tolist(),
         },
     }
-    _write_json(folder / METADATA, metadata)
-
-
-def _write_json(file: Path, value: object) -> None:
-    draft = file.with_suffix(".part")
-    draft.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", "utf-8")
-    draft.replace(file)
+    write_json(folder / METADATA, metadata)
