@@ -17,11 +17,9 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 from hl7_client import Sender, message, orm, pid
-from ordering import DESK
+from hl7_listener import listeners
 
-from pacs.hl7.config import Hl7Config, Limits
-from pacs.hl7.listener import serve
-from pacs.hl7.processing import Processor
+from pacs.hl7.config import Hl7Config
 from pacs.ordertasks import listen
 from pacs.tasks import Exchange, ExchangeConfig
 from storage import messages, orders
@@ -34,23 +32,8 @@ Start = Callable[..., int]
 @pytest.fixture
 def start(database: Database) -> Iterator[Start]:
     """Starts listeners over one database with these limits; the port. All are stopped, which must not take long."""
-    stop = threading.Event()
-    threads: list[threading.Thread] = []
-    stack = contextlib.ExitStack()
-
-    def starts(**limits: Any) -> int:
-        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
-        arguments = (listener, Processor(database, DESK), Limits(**limits), stop)
-        threads.append(threading.Thread(target=serve, args=arguments))
-        threads[-1].start()
-        return int(listener.getsockname()[1])
-
-    yield starts
-    stop.set()
-    for thread in threads:
-        thread.join(10)
-        assert not thread.is_alive()
-    stack.close()
+    with listeners(database, threading.Event()) as starts:
+        yield starts
 
 
 def placed(database: Database) -> list[str]:

@@ -20,13 +20,12 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 from certificates import make_certificates
 from hl7_client import Ack, Sender, orm
-from ordering import DESK, promise
+from hl7_listener import listeners
+from ordering import promise
 
 from pacs.dimse.policy import TlsFiles
 from pacs.dimse.tls import server_context
-from pacs.hl7.config import Hl7Config, Limits
-from pacs.hl7.listener import serve
-from pacs.hl7.processing import Processor
+from pacs.hl7.config import Hl7Config
 from pacs.ordertasks import listen
 from pacs.tasks import Exchange, ExchangeConfig
 from storage import orders
@@ -49,23 +48,13 @@ def stop() -> threading.Event:
 @pytest.fixture
 def start(database: Database, pki: Path, stop: threading.Event) -> Iterator[Start]:
     """Starts a listener that speaks TLS; with True it asks for client certificates. It stops soon."""
-    threads: list[threading.Thread] = []
-    stack = contextlib.ExitStack()
+    with listeners(database, stop) as starts:
 
-    def starts(client_certificates: bool = False, **limits: Any) -> int:
-        files = TlsFiles(pki / "server.pem", pki / "server.key", pki / "ca.pem" if client_certificates else None)
-        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
-        arguments = (listener, Processor(database, DESK), Limits(**limits), stop, server_context(files))
-        threads.append(threading.Thread(target=serve, args=arguments))
-        threads[-1].start()
-        return int(listener.getsockname()[1])
+        def secured(client_certificates: bool = False, **limits: Any) -> int:
+            files = TlsFiles(pki / "server.pem", pki / "server.key", pki / "ca.pem" if client_certificates else None)
+            return starts(server_context(files), **limits)
 
-    yield starts
-    stop.set()
-    for thread in threads:
-        thread.join(10)
-        assert not thread.is_alive()
-    stack.close()
+        yield secured
 
 
 class SecureSender(Sender):
