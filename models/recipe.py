@@ -98,6 +98,7 @@ RECIPES: Mapping[str, TrainConfig] = MappingProxyType({
     "plain": _PLAIN,
     "sources": _SOURCES,
     "first": replace(_SOURCES, recipe="first", stages=((12, 128), (18, 192)), ema=0.998),
+    "member": replace(_SOURCES, recipe="member", stages=((12, 128), (18, 192)), ema=0.998, traits=TrainConfig().traits),
     "mixup": replace(_SOURCES, recipe="mixup", mixup=TrainConfig().mixup),
     "traits": replace(_SOURCES, recipe="traits", traits=TrainConfig().traits),
     "drawn": replace(_SOURCES, recipe="drawn", drawn=TrainConfig().drawn),

@@ -57,7 +57,8 @@ def completed(connection: Connection, given: Sequence[Filter]) -> list[Filter]:
             f" SELECT ({following.format('> w.word')}) FROM w WHERE w.word IS NOT NULL)"
             f" SELECT ARRAY(SELECT word FROM w WHERE word IS NOT NULL LIMIT {_EXPANDED + 1}))"
         )
-    row = connection.execute(f"SELECT {', '.join(selects)}".encode(), values, prepare=False).fetchone()
+    sql = f"SELECT {', '.join(selects)}"
+    row = connection.execute(sql.encode(), values, prepare=True).fetchone()  # one plan is right for every beginning
     assert row is not None
     found = dict(zip(map(id, short), row, strict=True))
     return [_with_words(each, found.get(id(each))) for each in given]
@@ -124,7 +125,9 @@ class _Costs:
         selects += [f"{self._scan(each)} LIMIT {_COMMON}" for each in words]
         parts = ["(SELECT reltuples FROM pg_class WHERE oid = 'studies'::regclass)"]
         parts += [f"(SELECT count(*) FROM ({select}) AS c)" for select in selects]
-        total, *counts = self._execute(f"SELECT {', '.join(parts)}", [*indexed, *words])
+        # A name is read in its indexes whatever it is: such a plan can be kept. The best one for other values varies.
+        kept = all("patient_name_key" in each.candidates for each in indexed)
+        total, *counts = self._execute(f"SELECT {', '.join(parts)}", [*indexed, *words], prepare=kept)
         self.total = total if total > 0 else _UNKNOWN
         self._counts = {id(each): count for each, count in zip([*indexed, *words], counts, strict=True)}
 
@@ -175,10 +178,10 @@ class _Costs:
         (explained,) = self._execute(f"EXPLAIN (FORMAT JSON) {select}", used)
         return float(explained[0]["Plan"]["Plan Rows"])
 
-    def _execute(self, sql: str, used: Sequence[Filter]) -> tuple[Any, ...]:
+    def _execute(self, sql: str, used: Sequence[Filter], *, prepare: bool = False) -> tuple[Any, ...]:
         filters = [*used, *((self._date,) if self._date is not None else ())]
         values = {key: value for each in filters for key, value in each.values.items()}
-        row = self._connection.execute(sql.encode(), values, prepare=False).fetchone()
+        row = self._connection.execute(sql.encode(), values, prepare=prepare).fetchone()
         assert row is not None
         return row
 

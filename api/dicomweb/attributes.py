@@ -6,12 +6,15 @@ from collections.abc import Callable, Collection, Sequence
 from functools import lru_cache
 from typing import Any
 
+import orjson
+
 from pacs.answers import converter
 from pacs.identifiers import Elements
-from storage.attributes import Attribute
+from storage.attributes import Attribute, Kind
 
-__all__ = ["json_model", "row_model"]
+__all__ = ["json_model", "row_json"]
 
+_TEXTS = {Kind.UID, Kind.TEXT, Kind.TIME, Kind.FIXED}  # one text
 _GROUPS = ("Alphabetic", "Ideographic", "Phonetic")
 
 
@@ -20,29 +23,36 @@ def json_model(elements: Elements) -> dict[str, Any]:
     return {_key(tag): _attribute(*elements[tag]) for tag in sorted(elements)}
 
 
-def row_model(attributes: Sequence[Attribute], if_known: Collection[int]) -> Callable[[Sequence[Any]], dict[str, Any]]:
-    """From rows of these attributes to what `json_model` gives, in half of the time: all but the values is ready.
+def row_json(attributes: Sequence[Attribute], if_known: Collection[int]) -> Callable[[Sequence[Any]], bytes]:
+    """From rows of these attributes to `json_model` as JSON, in a quarter of the time: all but the values is ready.
 
     Those of `if_known` are left out where they have no value.
     """
     parts = [
-        (_key(one.tag), place, _writer(one, None if one.tag in if_known else {"vr": one.vr}))
+        (place, _writer(one, omitted=one.tag in if_known))
         for place, one in sorted(enumerate(attributes), key=lambda pair: pair[1].tag)
     ]
 
-    def model(row: Sequence[Any]) -> dict[str, Any]:
-        return {key: made for key, place, write in parts if (made := write(row[place])) is not None}
+    def json(row: Sequence[Any]) -> bytes:
+        return b"{" + b",".join([made for place, write in parts if (made := write(row[place]))]) + b"}"
 
-    return model
+    return json
 
 
-def _writer(attribute: Attribute, empty: dict[str, Any] | None) -> Callable[[Any], dict[str, Any] | None]:
-    convert, vr = converter(attribute), attribute.vr
+def _writer(attribute: Attribute, *, omitted: bool) -> Callable[[Any], bytes]:
+    """What writes one attribute from its value in the index; nothing where it has none and is `omitted` then."""
+    start = f'"{_key(attribute.tag)}":{{"vr":"{attribute.vr}"'.encode()
+    empty = b"" if omitted else start + b"}"
+    single, several, end = start + b',"Value":[', start + b',"Value":', b"]}"
+    convert, vr, dumps = converter(attribute), attribute.vr, orjson.dumps
 
-    def write(value: Any) -> dict[str, Any] | None:
-        return _attribute(vr, values) if (values := convert(value)) else empty
+    def write_text(value: str) -> bytes:
+        return single + dumps(value) + end if value else empty
 
-    return write
+    def write(value: Any) -> bytes:
+        return several + dumps(_values(vr, values)) + b"}" if (values := convert(value)) else empty
+
+    return write_text if attribute.kind in _TEXTS else write
 
 
 @lru_cache(maxsize=1024)
@@ -51,15 +61,15 @@ def _key(tag: int) -> str:
 
 
 def _attribute(vr: str, values: Any) -> dict[str, Any]:
-    if not values:
-        return {"vr": vr}
+    return {"vr": vr, "Value": _values(vr, values)} if values else {"vr": vr}
+
+
+def _values(vr: str, values: Any) -> list[Any]:
     if vr == "PN":
-        return {"vr": vr, "Value": [_name(value) for value in values]}
+        return [_name(value) for value in values]
     if vr == "SQ":
-        return {"vr": vr, "Value": [json_model(item) for item in values]}
-    if "" in values:
-        values = [None if value == "" else value for value in values]
-    return {"vr": vr, "Value": list(values)}
+        return [json_model(item) for item in values]
+    return [None if value == "" else value for value in values]
 
 
 def _name(value: str) -> dict[str, str] | None:

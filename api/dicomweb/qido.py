@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from api.context import Actor, Context, Here, UidPath
-from api.dicomweb.attributes import json_model, row_model
+from api.dicomweb.attributes import json_model, row_json
 from api.dicomweb.media import Offer, accepted, choose
 from api.dicomweb.xml import native
 from api.problems import responses
@@ -150,7 +150,7 @@ def _search(
     if not len(found):
         return Response(status_code=204, headers=headers)
     service = str(request.base_url).rstrip("/") + _ROOT
-    return _response(_models(found, service), offer, headers)
+    return _response(found, service, offer, headers)
 
 
 def _unsupported(asked: Asked, parsed: Parsed, level: Level) -> list[str]:
@@ -193,31 +193,32 @@ def _counted(here: Context, found: answers.Found, offset: int) -> dict[str, str]
     return {"X-Total-Count": str(total.found), "X-Total-Count-Relation": "eq" if total.exact else "gte"}
 
 
-def _models(found: answers.Found, service: str) -> Iterator[dict[str, Any]]:
-    if found.attributes is not None:
-        yield from _models_of_rows(found, found.attributes, service)
+def _response(found: answers.Found, service: str, offer: Offer, headers: dict[str, str]) -> Response:
+    if not offer.multipart:
+        return Response(b"[" + b",".join(_json(found, service)) + b"]", headers=headers, media_type=offer.kind)
+    part = f"--{_BOUNDARY}\r\nContent-Type: {offer.kind}\r\n\r\n".encode()
+    documents = (part + native(model) + b"\r\n" for model in _models(found, service))
+    body = b"".join(documents) + f"--{_BOUNDARY}--\r\n".encode()
+    return Response(body, headers=headers, media_type=f"{offer}; boundary={_BOUNDARY}")
+
+
+def _json(found: answers.Found, service: str) -> Iterator[bytes]:
+    attributes = found.attributes
+    if attributes is None:
+        yield from map(orjson.dumps, _models(found, service))
         return
+    tags = [one.tag for one in attributes]
+    places = [(name, tags.index(tag)) for tag, name in _PATH if tag in tags]
+    json = row_json((*attributes, _RETRIEVE), _IF_KNOWN)
+    for row in found.rows():
+        yield json((*row, service + "".join([f"/{name}/{row[place]}" for name, place in places])))
+
+
+def _models(found: answers.Found, service: str) -> Iterator[dict[str, Any]]:
     for match in found:
         match[_RETRIEVE_URL] = Element("UR", (_url(match, service),))
         yield json_model({tag: one for tag, one in match.items() if one.values or tag not in _IF_KNOWN})
 
 
-def _models_of_rows(found: answers.Found, attributes: tuple[Attribute, ...], service: str) -> Iterator[dict[str, Any]]:
-    tags = [one.tag for one in attributes]
-    places = [(name, tags.index(tag)) for tag, name in _PATH if tag in tags]
-    model = row_model((*attributes, _RETRIEVE), _IF_KNOWN)
-    for row in found.rows():
-        url = service + "".join(f"/{name}/{row[place]}" for name, place in places)
-        yield model((*row, url))
-
-
 def _url(match: Elements, service: str) -> str:
     return service + "".join(f"/{name}/{match[tag].values[0]}" for tag, name in _PATH if tag in match)
-
-
-def _response(models: Iterator[dict[str, Any]], offer: Offer, headers: Mapping[str, str]) -> Response:
-    if not offer.multipart:
-        return Response(orjson.dumps(list(models)), headers=dict(headers), media_type=offer.kind)
-    part = f"--{_BOUNDARY}\r\nContent-Type: {offer.kind}\r\n\r\n".encode()
-    body = b"".join(part + native(model) + b"\r\n" for model in models) + f"--{_BOUNDARY}--\r\n".encode()
-    return Response(body, headers=dict(headers), media_type=f"{offer}; boundary={_BOUNDARY}")

@@ -112,9 +112,11 @@ class Ward(Hospital):
     def shadow_scores(self) -> int:
         return int(self.query("SELECT count(*) FROM scores WHERE shadow")[0][0])
 
-    def quiet(self) -> bool:
-        """Every live score since the shadows came has theirs: the last one is of a shadow."""
-        return self.query("SELECT shadow FROM scores ORDER BY score_pk DESC LIMIT 1") == [(True,)]
+    def shadows_of(self, received: Received) -> list[str]:
+        """The models that scored a study in shadow; images are scored in the order in which they came."""
+        with self.database.autocommit() as connection:
+            every = findings.of_study(connection, received.header.study_uid, shadow=True)
+        return sorted(one.model_name for one in every if one.shadow)
 
     def harm(self, title: str) -> Callable[[], None]:
         """Spoil the object of a model; what mends it."""
@@ -171,10 +173,8 @@ def test_a_shadow_scores_and_shows_nothing_and_can_be_compared(ward: Ward, defau
     with ward.working(default):
         while ward.shadow_scores() < 2:  # shadows are loaded behind the model that counts
             ward.scored(SITE)
-        until(ward.quiet)
-        before = ward.shadow_scores()
         received, at_site = ward.film(), ward.film(SITE)
-        until(lambda: ward.shadow_scores() == before + 3)
+        until(lambda: ward.shadows_of(received) == ["one"] and ward.shadows_of(at_site) == ["one", "two"])
         assert ward.sign_of_life().model == "tiny 0.0.1"
     for one in (received, at_site):
         row = ward.listed(one)
