@@ -43,6 +43,9 @@ class ApiConfig:
     """Store private SOP classes as well, as the receiver does by the same setting."""
     max_results: int = 5_000
     """Matches that one QIDO-RS search is given; more are cut with a Warning header."""
+    redirect_s: int = 0
+    """Seconds that a signed address of the object store is good for, to which WADO-RS sends who asks for one object; 0:
+    all goes through this process."""
     search_timeout_s: float = 10.0
     """Seconds that one statement of a search may take."""
     search_connections: int = 3

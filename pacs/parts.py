@@ -1,7 +1,6 @@
 """From settings to the objects that do the work: the one place where adapters are chosen and wired together.
 
-Imports stand inside the functions, so that each part loads only what it needs: no torch in a receiver, no pynetdicom in
-the API.
+Imports stand inside the functions, so that each part loads only what it needs: there is no torch in a receiver.
 """
 
 # ruff: noqa: PLC0415
@@ -200,6 +199,7 @@ def api_config(settings: Settings) -> ApiConfig:
         max_store_requests=chosen.max_store_requests,
         store_threads=chosen.store_threads,
         max_results=settings.search.max_results,
+        redirect_s=settings.objects.redirect_s,
         search_timeout_s=settings.search.timeout_s,
         search_connections=settings.search.connections,
         allow_private_sop_classes=settings.dicom.allow_private_sop_classes,

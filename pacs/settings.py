@@ -79,6 +79,11 @@ class Objects(Section):
     retries: Annotated[int, Field(ge=0, le=10)] = Field(default=1, description="tries after a refusal by the S3 server")
     part_size_mib: Annotated[int, Field(ge=5, le=5120)] = Field(default=16, description="S3 part size in MiB")
     timeout_s: Seconds = Field(default=5.0, description="longest wait for the S3 server, in seconds")
+    redirect_s: Annotated[int, Field(ge=0, le=3600)] = Field(
+        default=0,
+        description="seconds that an address of the S3 server is good for, to which who asks for one stored object is"
+        " sent; 0: nobody is sent there",
+    )
 
 
 class Peer(Section):

@@ -12,12 +12,13 @@ from typing import Any
 
 import orjson
 from fastapi import APIRouter, Request, Response
+from fastapi.responses import RedirectResponse
 
 from api.context import Actor, Context, Here, UidPath
 from api.dicomweb.bodies import Body, Made, Piece, Stored, answer, multipart, tag_of
 from api.dicomweb.media import EXPLICIT, Offer, accepted, choose
 from api.dicomweb.resources import INSTANCE, SERIES, STUDY, InstanceUids, get, missing, selection
-from api.files import DICOM
+from api.files import DICOM, is_known
 from api.problems import responses
 from pacs.metadata import versions
 from pacs.outgoing import NotTranscodable, Outgoing, open_outgoing
@@ -39,6 +40,7 @@ _DESCRIBED: dict[str, Any] = {
         200: {"description": "The objects", "content": _CONTENT},
         206: {"description": "The range that was asked for, or those objects that can be given"},
         304: {"description": "The client has this already"},
+        307: {"description": "The object is at this address of the object store, for some seconds"},
         **responses(400, 401, 404, 406, 410, 422, 503),
     },
 }
@@ -76,11 +78,24 @@ def _retrieve(request: Request, here: Context, actor: str, uids: Sequence[str]) 
         body = Body([Made(lambda: _zipped(few or _each(here, found, syntaxes)))], offer.kind)
     elif offer == _SINGLE:
         assert few is not None
+        if (elsewhere := _elsewhere(request, here, few[0], tag)) is not None:
+            return elsewhere
         body = Body([_piece(few[0])], f"{DICOM}; transfer-syntax={few[0].transfer_syntax}")
     else:
         parts = [_part(one) for one in few] if few is not None else map(_part, _each(here, found, syntaxes))
         body = multipart(parts, DICOM, tag)
     return answer(here, request.headers, body, tag, headers=_headers(offer, uids), status=status)
+
+
+def _elsewhere(request: Request, here: Context, one: Outgoing, tag: str) -> Response | None:
+    """Who asks for one object as it is stored is sent to the object store where that is allowed: no byte comes here."""
+    if not here.config.redirect_s or not one.untouched or request.method != "GET":
+        return None
+    if is_known(request.headers.get("if-none-match"), tag):
+        return None
+    url = here.store.url(one.instance.object_key, here.config.redirect_s)
+    headers = {"ETag": tag, "Cache-Control": "no-store", "Vary": "Accept"}
+    return None if url is None else RedirectResponse(url, 307, headers)
 
 
 def _open(here: Context, found: Selection, syntaxes: Sequence[str]) -> list[Outgoing]:

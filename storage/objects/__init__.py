@@ -55,7 +55,10 @@ class ObjectStore(Protocol):
         """All keys that start with `prefix`, in no promised order."""
 
     def url(self, key: str, expires_s: int) -> str | None:
-        """A presigned address to read the object for `expires_s` seconds; None where the store has none."""
+        """A presigned address to read the object for `expires_s` seconds; None where the store has none.
+
+        What it answers says that it is application/dicom.
+        """
 
     def path(self, key: str) -> str | None:
         """The object's path in the local file system (for sendfile); None where the store has none."""

@@ -129,7 +129,8 @@ class MinioStore:
         """A presigned GET address, signed here without asking the server; 1 s to 7 days."""
         with _translated():
             expires = dt.timedelta(seconds=expires_s)
-            return str(self._client.presigned_get_object(self._bucket, validate(key), expires=expires))
+            said = {"response-content-type": "application/dicom"}
+            return str(self._client.presigned_get_object(self._bucket, validate(key), expires, response_headers=said))
 
     def path(self, key: str) -> str | None:
         """None: the object is elsewhere."""
