@@ -26,8 +26,9 @@ install: $(VENV)/.installed ## the virtual environment .venv with the sangloc co
 demo: install ## start everything, send studies by DICOM, watch the worklist fill
 	$(BIN)/sangloc demo $(FOLDER)
 
-test: $(VENV)/.installed-dev tools ## all tests
-	$(BIN)/python -m pytest
+test: $(VENV)/.installed-dev tools ## all tests; those of whole systems one at a time, as they need the machine
+	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/e2e
+	$(BIN)/python -m pytest tests/e2e
 
 bench: $(VENV)/.installed-dev bench-tools ## the figures of docs/performance.md, beside Orthanc in the same run
 	$(BIN)/python -m bench $(OPTIONS)

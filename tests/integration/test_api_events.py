@@ -31,6 +31,13 @@ def until(lines: Iterator[str], wanted: str) -> int:
     return next(number for number, line in enumerate(lines) if line == wanted)
 
 
+def settle(lines: Iterator[str]) -> None:
+    """The first change is told at once, and another one when LISTEN stands, if that is later; then it is quiet."""
+    until(lines, "event: changed")
+    while until(lines, ": still here"):
+        pass
+
+
 def announce(archive: Archive) -> None:
     with archive.database.autocommit() as connection:
         worklist.announce(connection)
@@ -46,9 +53,7 @@ def test_a_change_is_told(archive: Archive) -> None:
         assert stream.headers["content-type"].startswith("text/event-stream")
         assert stream.headers["cache-control"] == "no-store"
         lines = lines_of(stream)
-        until(lines, "event: changed")  # the first comes at once, the second when LISTEN stands
-        until(lines, "event: changed")
-        until(lines, ": still here")
+        settle(lines)
         with client(address) as other:
             assert other.put(f"/api/worklist/{uid}/state", json={"state": "read"}).status_code == 200
         until(lines, "event: changed")
@@ -62,8 +67,7 @@ def test_the_mode_is_watched(archive: Archive, monkeypatch: pytest.MonkeyPatch) 
         http.stream("GET", "/api/worklist/events") as stream,
     ):
         lines = lines_of(stream)
-        until(lines, "event: changed")
-        until(lines, "event: changed")
+        settle(lines)
         archive.worker()  # tells nobody
         until(lines, "event: changed")
 
@@ -75,8 +79,7 @@ def test_a_storm_of_changes_is_a_few_events(archive: Archive) -> None:
         http.stream("GET", "/api/worklist/events") as stream,
     ):
         lines = lines_of(stream)
-        until(lines, "event: changed")
-        until(lines, "event: changed")
+        settle(lines)
         began = time.monotonic()
         for _ in range(400):
             announce(archive)
@@ -126,8 +129,7 @@ def test_the_stream_lives_through_a_database_restart(archive: Archive, conninfo:
         http.stream("GET", "/api/worklist/events") as stream,
     ):
         lines = lines_of(stream)
-        until(lines, "event: changed")
-        until(lines, "event: changed")
+        settle(lines)
         with psycopg.connect(conninfo, autocommit=True) as connection:
             connection.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
