@@ -73,6 +73,8 @@ def read_run(folder: Path) -> Run:
 def compare(runs: Sequence[Run], manifest: Path, resamples: int = 2000) -> list[Row]:
     """A row for each run; before one that had teachers, two for the mean of these: as they are, with mirror images.
 
+    At the end one for the mean of each recipe that was run with several seeds.
+
     Raises:
         InvalidInput: no run, the manifest cannot be read, or it lacks a film of a run.
     """
@@ -93,6 +95,10 @@ def compare(runs: Sequence[Run], manifest: Path, resamples: int = 2000) -> list[
             name = "the same, each film and its mirror image"
             rows.append(judge.row(name, _mean([elder.mirrored for elder in elders]), elders))
         rows.append(judge.row(f"`{run.recipe}`", run.plain, [run]))
+    for kind in dict.fromkeys((run.recipe, run.fold) for run in runs):
+        seeds = [run for run in runs if (run.recipe, run.fold) == kind]
+        if len(seeds) > 1:
+            rows.append(judge.row(f"mean of {len(seeds)} `{kind[0]}`", _mean([run.plain for run in seeds]), seeds))
     return rows
 
 

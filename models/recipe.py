@@ -103,7 +103,7 @@ RECIPES: Mapping[str, TrainConfig] = MappingProxyType({
     "traits": replace(_SOURCES, recipe="traits", traits=TrainConfig().traits),
     "drawn": replace(_SOURCES, recipe="drawn", drawn=TrainConfig().drawn),
     "all": TrainConfig(),
-    "distilled": replace(_SOURCES, recipe="distilled", mixup=0.2, stages=((8, 128), (10, 192)), ema=0.998),
+    "distilled": replace(_SOURCES, recipe="distilled", mixup=0.2, stages=((7, 128), (2, 192))),
     "tuned": replace(_SOURCES, recipe="tuned", mixup=0.2, stages=((2, 192),), learning_rate=5e-4, ema=0.99),
 })  # fmt: skip
 

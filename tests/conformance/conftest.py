@@ -159,8 +159,8 @@ def raw(receiver: Running) -> Iterator[Callable[..., Raw]]:
 def eventually() -> Callable[..., None]:
     """Poll until a condition holds."""
 
-    def wait(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-        deadline = time.monotonic() + seconds
+    def wait(condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 60  # of a machine that does much else
         while not condition():
             assert time.monotonic() < deadline, "the condition did not come true"
             time.sleep(0.005)

@@ -252,5 +252,5 @@ def test_two_exchange_processes_send_nothing_twice(
     district.run()
     district.run()
     uids = [uid for n in range(10) for uid in district.add(4, study=str(n))]
-    eventually(lambda: district.sent() == 40, 20)
+    eventually(lambda: district.sent() == 40)
     assert sorted(province.stored) == sorted(uids)

@@ -68,7 +68,7 @@ def test_stow_to_another_sangloc_is_bit_by_bit(
             peer = peers.by_name(connection, "province")
             assert peer is not None
             peers.put(connection, dataclasses.replace(peer, dicomweb_token=SECRET), "test")
-        eventually(lambda: district.sent() == 40, 20)
+        eventually(lambda: district.sent() == 40)
     for uid in uids:
         body = stored(uid)
         assert body is not None
@@ -259,7 +259,7 @@ def test_what_is_forwarded_is_committed_by_another_sangloc_on_the_line_that_was_
     district.send_to(receiver.port, commitment=True)
     district.add(5)
     district.run()
-    eventually(lambda: len(district.entries("committed")) == 5, 20)
+    eventually(lambda: len(district.entries("committed")) == 5)
     assert district.status().uncommitted == 0
     with database.autocommit() as connection:
         assert connection.execute("SELECT state FROM commitments").fetchall() == [("reported",)]
@@ -275,7 +275,7 @@ def test_what_the_destination_has_lost_is_sent_again(
         connection.execute("UPDATE forwarding_queue SET state = 'sent'")
     district.send_to(receiver.port, commitment=True)
     district.run()
-    eventually(lambda: len(district.entries("committed")) == 1, 20)
+    eventually(lambda: len(district.entries("committed")) == 1)
     (entry,) = district.entries("committed")
     assert (entry.sop_uid, entry.attempts) == (lost, 1)
     with database.autocommit() as connection:
@@ -292,7 +292,7 @@ def test_orthanc_takes_what_we_forward_by_both_ways(
         district.send_to(peer.dicom, aet="ORTHANC", name="dimse")
         district.run()
         uids = district.add(8)
-        eventually(lambda: district.sent("dimse") == 8, 20)
+        eventually(lambda: district.sent("dimse") == 8)
         assert peer.uids() == sorted(uids)
         with district.database.autocommit() as connection:
             row = connection.execute("SELECT object_key FROM instances WHERE sop_uid = %s", (uids[0],)).fetchone()
@@ -302,7 +302,7 @@ def test_orthanc_takes_what_we_forward_by_both_ways(
             pytest.skip("needs Orthanc's DICOMweb plugin")
         district.send_to(0, name="stow", url=peer.dicomweb, method="stow")
         uids += district.add(8, study="2")
-        eventually(lambda: district.sent("stow") == 8, 20)
+        eventually(lambda: district.sent("stow") == 8)
         eventually(lambda: peer.uids() == sorted(uids))
 
 
@@ -313,7 +313,7 @@ def test_orthanc_commits_what_we_forward_and_reports_on_its_own_association(
         district.send_to(peer.dicom, aet="ORTHANC", commitment=True)
         district.add(3)
         district.run()
-        eventually(lambda: len(district.entries("committed")) == 3, 30)
+        eventually(lambda: len(district.entries("committed")) == 3)
 
 
 def test_orthanc_asks_us_to_commit(
@@ -343,7 +343,7 @@ def test_orthanc_asks_us_to_commit(
             def report() -> dict[str, Any]:
                 return peer.api.get(job["Path"]).json()
 
-            eventually(lambda: report()["Status"] != "Pending", 30)
+            eventually(lambda: report()["Status"] != "Pending")
             assert report()["Status"] == "Failure"
             assert [one["SOPInstanceUID"] for one in report()["Success"]] == [uid]
             (failure,) = report()["Failures"]

@@ -145,6 +145,6 @@ def test_a_rejection_travels_to_the_archive_that_got_the_images(
         lambda c: removal.remove(c, "reject", scope, by, grace=None, note_uid=moving.new_uid()),
     )
     assert removing.follow_notes(district.database, district.ingest.store, "DISTRICT", RejectionPolicy()) == 1
-    eventually(lambda: set(visible(province)) == set(uids[2:]), 30)
+    eventually(lambda: set(visible(province)) == set(uids[2:]))
     assert rows(province, "SELECT reason, actor FROM changes") == [("wrong_worklist", "DISTRICT")]
     assert contradictions(province) == []

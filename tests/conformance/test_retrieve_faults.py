@@ -204,7 +204,7 @@ def test_a_get_client_that_stops_reading_is_cut_off(study: Any, start_receiver: 
     client.association._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     for _ in range(8):  # more than the buffers of both sockets hold
         client._ask("1.2.840.10008.5.1.4.1.2.2.3", {0x0100: 0x0010}, "STUDY", {"study": STUDY})
-    eventually(lambda: receiver.receiver.counters["aborted"] == 1, 20)
+    eventually(lambda: receiver.receiver.counters["aborted"] == 1)
     eventually(lambda: not receiver.receiver._open)
     client.association.abort()
 

@@ -109,7 +109,7 @@ class Browser:
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
-    def wait_for(self, expression: str, seconds: float = 15) -> Any:
+    def wait_for(self, expression: str, seconds: float = 60) -> Any:
         """Poll until the expression is true; its value."""
         deadline = time.monotonic() + seconds
         while not (value := self.evaluate(expression)):

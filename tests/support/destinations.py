@@ -54,7 +54,7 @@ def storescp(folder: Path, *options: str, aet: str = "DEST") -> Iterator[int]:
         process.wait()
 
 
-def wait_for(port: int, seconds: float = 10) -> None:
+def wait_for(port: int, seconds: float = 60) -> None:
     """Wait until somebody listens on the port."""
     deadline = time.monotonic() + seconds
     while True:

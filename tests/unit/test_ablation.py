@@ -66,6 +66,14 @@ def test_rows_are_measured_on_the_films_of_the_first(tmp_path: Path, manifest: P
     assert pupil.gain[0] == pytest.approx(pupil.val[0] - plain.val[0])
 
 
+def test_the_mean_of_several_seeds_stands_last(tmp_path: Path, manifest: Path) -> None:
+    folders = [("a", "plain", 1.0), ("b", "member", 1.0), ("c", "member", 0.0), ("d", "mixup", 1.0)]
+    rows = compare([read_run(_run(tmp_path / at, recipe, VAL, off)) for at, recipe, off in folders], manifest, 20)
+    assert [row.step for row in rows] == ["`plain`", "`member`", "`member`", "`mixup`", "mean of 2 `member`"]
+    assert (rows[-1].nets, rows[-1].hours) == (2, 1.0)
+    assert rows[1].val[0] < rows[-1].val[0] <= rows[2].val[0] == 1
+
+
 def test_a_bundle_keeps_its_rows(tmp_path: Path, manifest: Path) -> None:
     rows = compare([read_run(_run(tmp_path / "a", "plain", VAL + HELD, 1.0))], manifest, resamples=20)
     bundle = write_foreign_bundle(tmp_path / "bundle", ["Abnormal"])
