@@ -41,7 +41,7 @@ from bench.table import Row, keep, machine, show  # noqa: E402
 
 def triage(work: Path, *, quick: bool) -> list[Row]:
     """The rows of bench/triage.py, which runs alone: it imports torch."""
-    command = [sys.executable, "-m", "bench.triage", "--images", "8" if quick else "32", "--studies", "0"]
+    command = [sys.executable, "-m", "bench.triage", "--images", "8" if quick else "96", "--studies", "0"]
     done = subprocess.run(
         command, cwd=ROOT, env={**os.environ, "TMPDIR": str(work)}, stdout=subprocess.PIPE, check=True
     )

@@ -47,7 +47,8 @@ Abnormal by the best label, on films that the network was not fitted on; 95 % in
 paired. Networks that left the same fold of train out, and the mean of such, are compared on val and on that fold; what
 was fitted on all films, on val alone. `sources` is `plain` with the sources made alike: appearance, sampling, believed
 labels; `first` is more epochs of it, version 0.1.0; `mixup`, `traits` and `drawn` each add one step to `sources`; `all`
-has the three. The lines that make the runs and this table (`sangloc compare`) are in docs/models.md."""
+has the three; `member` is `traits` with the epochs of `first`, each row another seed. The lines that make the runs and
+this table (`sangloc compare`) are in docs/models.md."""
 
 _AIM = """\
 A network from a random start on about nine hundred NIH films with both classes does not see what a DenseNet121 with

@@ -43,7 +43,7 @@ class Kind(StrEnum):
 class Attribute:
     """One attribute; `columns` has its SQL by the level from which on it is that.
 
-    The tables are `p` patients, `s` studies, `e` series, `i` instances.
+    The tables are `p` patients, `s` studies, `e` series, `i` instances; `counts` has what is in a study.
     """
 
     keyword: str
@@ -111,8 +111,8 @@ ATTRIBUTES: Final = tuple(
         ("InstitutionName", 0x00080080, "LO", "text", {_S: "s.institution_name", _E: "e.institution_name"}),
         ("ModalitiesInStudy", 0x00080061, "CS", "texts", {_S: "s.modalities"}),
         ("SOPClassesInStudy", 0x00080062, "UI", "counted", {_S: _SOP_CLASSES}),
-        ("NumberOfStudyRelatedSeries", 0x00201206, "IS", "counted", {_S: _COUNT.format(_OF_STUDY)}),
-        ("NumberOfStudyRelatedInstances", 0x00201208, "IS", "counted", {_S: _INSTANCES.format(_OF_STUDY)}),
+        ("NumberOfStudyRelatedSeries", 0x00201206, "IS", "counted", {_S: "counts.series"}),
+        ("NumberOfStudyRelatedInstances", 0x00201208, "IS", "counted", {_S: "counts.instances"}),
         ("InstanceAvailability", 0x00080056, "CS", "fixed", {_P: _ONLINE}),
         # series
         ("SeriesInstanceUID", 0x0020000E, "UI", "uid", {_E: "e.series_uid"}),

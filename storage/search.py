@@ -38,6 +38,11 @@ _DOWN = {
     Level.SERIES: ("series", "e", "e.study_fk = s.study_pk"),
     Level.IMAGE: ("instances", "i", "i.series_fk = e.series_pk"),
 }
+_COUNTS = (
+    "CROSS JOIN LATERAL (SELECT count(*)::int AS series, coalesce(sum(found), 0)::int AS instances FROM (SELECT (SELECT"
+    " count(*) FROM instances WHERE series_fk = series_pk AND NOT hidden) AS found FROM series"
+    " WHERE study_fk = s.study_pk AND NOT hidden) AS b) AS counts"
+)
 _PARTS = {
     # What a condition on a lower level asks of a row of the query's level.
     Level.STUDY: "studies AS s",
@@ -101,6 +106,8 @@ def _up(level: Level, used: str) -> str:
         parts.append(one.format("series", f"series_pk = {key}", "e"))
         key = "e.study_fk"
     parts.append(one.format("studies", f"study_pk = {key}", "s"))
+    if "counts." in used:
+        parts.append(_COUNTS)
     if "p." in used:
         parts.append("CROSS JOIN LATERAL (SELECT * FROM patients WHERE patient_pk = s.patient_fk OFFSET 0) AS p")
     return " ".join(parts)

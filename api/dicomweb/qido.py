@@ -30,7 +30,7 @@ _JSON = Offer("application/dicom+json", aliases=("application/json",))
 _XML = Offer("application/dicom+xml", multipart=True)
 _BOUNDARY = "sangloc-native-dicom-model"  # as an element or a text of such a document, it cannot occur
 _MOST_COUNTED = 1_000  # matches; a total beyond it is a lower bound
-_COUNTING_MS = 50  # longest statement of the count: among millions of studies, a page is found sooner than its total
+_COUNTING_MS = 25  # longest statement of the count: among millions of studies, a page is found sooner than its total
 _RETRIEVE_URL = 0x00081190
 _RETRIEVE = Attribute("RetrieveURL", _RETRIEVE_URL, "UR", Kind.UID, {})
 _ROOT = "/dicom-web"
