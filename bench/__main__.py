@@ -90,6 +90,8 @@ def _benches(options: argparse.Namespace) -> dict[str, Callable[[Path], list[Row
         "startup": partial(startup.run, quick=quick),
         "idle": partial(idle.run, quick=quick),
         "ingest": partial(ingest.run, names=profiles, quick=quick, repeats=repeats, peers=peers),
+        "ingest-many": partial(ingest.run_many, names=profiles, quick=quick, repeats=repeats),
+        "ingest-stock": partial(ingest.run_stock, names=profiles, quick=quick, repeats=repeats, peers=peers),
         "soak": partial(soak.run, quick=quick),
         "flag": partial(flag.run, quick=quick),
         "triage": partial(triage, quick=quick),

@@ -1,8 +1,4 @@
-"""The bounds: what the machine gives when nothing is done but what cannot be left out.
-
-Ingest: the same bytes over loopback TCP into files, with SHA-256 and fsync of file and folder, without DICOM.
-Retrieval: files by sendfile to whoever asks for anything.
-"""
+"""The bound: the same bytes over loopback TCP into files, with SHA-256 and fsync of file and folder, without DICOM."""
 
 from __future__ import annotations
 
@@ -12,11 +8,7 @@ import os
 import shutil
 import socket
 import struct
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from itertools import cycle
 from pathlib import Path
 
 from bench.push import Pushed
@@ -79,33 +71,3 @@ def _receive(listener: socket.socket, folder: Path, number: int) -> None:
         os.rename(name, f"{digest.hexdigest()}.{count}", src_dir_fd=parent, dst_dir_fd=parent)
         os.fsync(parent)
         connection.sendall(b"\1")
-
-
-@contextmanager
-def sending(files: list[Path]) -> Iterator[int]:
-    """The port of a process that answers every HTTP request with the next file, a thread for each connection."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        process = multiprocessing.get_context("fork").Process(target=_serve, args=(listener, files))
-        process.start()
-        try:
-            yield listener.getsockname()[1]
-        finally:
-            process.kill()
-            process.join()
-
-
-def _serve(listener: socket.socket, files: list[Path]) -> None:
-    opened = cycle([os.open(file, os.O_RDONLY) for file in files])
-    while True:
-        connection, _ = listener.accept()
-        threading.Thread(target=_answer, args=(connection, opened), daemon=True).start()
-
-
-def _answer(connection: socket.socket, files: Iterator[int]) -> None:
-    while asked := connection.recv(65536):
-        assert asked.endswith(b"\r\n\r\n")
-        file = next(files)
-        offset, size = 0, os.fstat(file).st_size
-        connection.sendall(f"HTTP/1.1 200 OK\r\nContent-Length: {size}\r\n\r\n".encode(), socket.MSG_MORE)
-        while offset < size:
-            offset += os.sendfile(connection.fileno(), file, offset, size - offset)

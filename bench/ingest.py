@@ -1,7 +1,6 @@
 """Ingest: files per second that storescu gets acknowledged, ours and the peers' by turns, each with an empty archive.
 
-Cases: 4 senders and 1 sender without Nagle's algorithm in client and server, 16 senders, and stock clients (Nagle on).
-16 senders are held against 4 on three times the files: each storescu takes 40 ms of processor time to start.
+Without Nagle's algorithm in client and server, but for stock clients, which have it.
 """
 
 from __future__ import annotations
@@ -29,22 +28,23 @@ BEST, POSTGRES = "Orthanc, best", "Orthanc with PostgreSQL, best"
 
 
 def run(work: Path, names: tuple[str, ...], *, repeats: int, quick: bool, peers: bool) -> list[Row]:
-    """All cases of the named profiles; `quick` takes half of the files."""
-    have_peers = peers and shutil.which("Orthanc") is not None
-    files = {name: prepare(PROFILES[name], work / "data") for name in names}
-    if quick:
-        files = {name: found[: len(found) // 2] for name, found in files.items()}
+    """4 senders and 1 sender for the named profiles; `quick` takes half of the files."""
     rows: list[Row] = []
     for name in names:
-        all_peers = _peers(nodelay=True) if have_peers else {}
-        measured = _measure(Load(work, name, files[name], 4, repeats), all_peers, with_bound=True)
+        load = Load(work, name, _files(work, name, quick=quick), 4, repeats)
+        measured = _measure(load, _peers(nodelay=True) if peers else {}, with_bound=True)
         rows += _rows(f"{name}, 4 senders", measured, {BEST: 1.2, POSTGRES: 2.0, BOUND: 0.65})
     for name in names:
+        found = _files(work, name, quick=quick)
         tuned = {k: v for k, v in _peers(nodelay=True).items() if "tuned" in k and "PostgreSQL" not in k}
-        measured = _measure(
-            Load(work, name, files[name][: len(files[name]) // 2], 1, repeats), tuned if have_peers else {}
-        )
+        measured = _measure(Load(work, name, found[: len(found) // 2], 1, repeats), tuned if peers else {})
         rows += _rows(f"{name}, 1 sender", measured, {BEST: 1.1})
+    return rows
+
+
+def run_many(work: Path, names: tuple[str, ...], *, repeats: int, quick: bool) -> list[Row]:
+    """16 senders against 4, on three times the files: each storescu takes 40 ms of processor time to start."""
+    rows: list[Row] = []
     for name in names:
         several = PROFILES[name] if quick else replace(PROFILES[name], name=f"{name}-long", studies=_LONG[name])
         load = Load(work, name, prepare(several, work / "data"), 4, repeats)
@@ -52,17 +52,29 @@ def run(work: Path, names: tuple[str, ...], *, repeats: int, quick: bool, peers:
         detail = {"four_senders": four, "sixteen": sixteen}
         case = f"{name}, 16 senders"
         rows.append(Row("ingest", case, sixteen, "files/s", "ours, 4 senders", four, 1.0, detail=detail))
-    for name, goal in (("ct", 5.0), ("cxr-jls", 2.5)):
-        if name not in names:
-            continue
-        part = _thinned(files[name], 25) if name == "ct" else files[name][:48]
-        sqlite = {k: v for k, v in _peers(nodelay=False).items() if "PostgreSQL" not in k}
-        measured = _measure(Load(work, name, part, 4, repeats, nagle=True), sqlite if have_peers else {})
-        rows += _rows(f"{name}, 4 stock clients (Nagle on)", measured, {BEST: goal})
     return rows
 
 
+def run_stock(work: Path, names: tuple[str, ...], *, repeats: int, quick: bool, peers: bool) -> list[Row]:
+    """4 stock clients: Nagle's algorithm on, as modalities have it."""
+    rows: list[Row] = []
+    for name, goal in (("ct", 5.0), ("cxr-jls", 2.5)):
+        if name in names:
+            load = Load(work, name, _files(work, name, quick=quick), 4, repeats, nagle=True)
+            sqlite = {k: v for k, v in _peers(nodelay=False).items() if "PostgreSQL" not in k}
+            measured = _measure(load, sqlite if peers else {})
+            rows += _rows(f"{name}, 4 stock clients (Nagle on)", measured, {BEST: goal})
+    return rows
+
+
+def _files(work: Path, name: str, *, quick: bool) -> list[Path]:
+    found = prepare(PROFILES[name], work / "data")
+    return found[: len(found) // 2] if quick else found
+
+
 def _peers(*, nodelay: bool) -> dict[str, System]:
+    if shutil.which("Orthanc") is None:
+        return {}
     lite = partial(orthanc, nodelay=nodelay)
     peers: dict[str, System] = {
         "Orthanc default": lite,
@@ -122,11 +134,3 @@ def _rows(case: str, measured: dict[str, float], goals: dict[str, float]) -> lis
         if best := max((measured[k] for k in groups[against]), default=None):
             rows.append(Row("ingest", case, measured[OURS], "files/s", against, best, goal, detail=measured))
     return rows or [Row("ingest", case, measured[OURS], "files/s", detail=measured)]
-
-
-def _thinned(files: list[Path], per_study: int) -> list[Path]:
-    """The first images of each of the first eight studies: stock clients are slow with the peers."""
-    studies: dict[Path, list[Path]] = {}
-    for file in files:
-        studies.setdefault(file.parent, []).append(file)
-    return [file for study in list(studies.values())[:8] for file in study[:per_study]]

@@ -18,7 +18,6 @@ from typing import Any
 
 import pydicom
 
-from bench.bound import sending
 from bench.data import Profile, prepare
 from bench.lean import Answered, Ask, measure
 from bench.push import push
@@ -32,7 +31,7 @@ BIG = Profile("cxr-raw-1g", 1, 70, "raw")
 CLIENTS = (1, 8)
 ROUNDS = 4
 PULLERS = 16
-ORTHANC, BOUND = "Orthanc", "sendfile alone"
+ORTHANC = "Orthanc"
 OBJECT = {"Accept": 'multipart/related; type="application/dicom"; transfer-syntax=*'}
 PICTURE = {"Accept": "image/jpeg"}
 PATIENCE_S = 120
@@ -67,7 +66,7 @@ def run(work: Path, *, quick: bool, peers: bool) -> list[Row]:
         push(systems["sangloc"].port, "SANGLOC", files[BIG.name], senders=2, option=BIG.option, nagle=False)
         raw, jls = _instances(files[RAW.name]), _instances(files[JLS.name])
         return [
-            *_objects(systems, raw, files[RAW.name], load),
+            *_objects(systems, raw, load),
             *_metadata(systems, _instances(files[MANY.name][:1])[0].study, load),
             *_pictures(systems, "raw 15 MB", raw, load, 60.0),
             *_pictures(systems, "JPEG-LS", jls, load, 120.0),
@@ -123,15 +122,11 @@ def web_client(port: int) -> Ask:
     return ask
 
 
-def _objects(
-    systems: Mapping[str, Running], instances: Sequence[Instance], files: list[Path], load: Load
-) -> Iterator[Row]:
+def _objects(systems: Mapping[str, Running], instances: Sequence[Instance], load: Load) -> Iterator[Row]:
     for clients in CLIENTS:
         paths = [one.path for one in instances]
         queries = [[(paths[(c + n) % len(paths)], OBJECT) for n in range(4000)] for c in range(clients)]
-        with sending(files) as port:
-            bare = Running("", 0, port, {}, Path())
-            found = load.by_turns({**systems, BOUND: bare}, queries)
+        found = load.by_turns(systems, queries)
         speeds = {name: one.answers / 1e6 / (sum(one.times) / clients) for name, one in found.items()}
         case = f"WADO-RS 15 MB instances, {_clients(clients)}"
         _tell(case, {name: f"{speed:.0f} MB/s" for name, speed in speeds.items()})
@@ -139,7 +134,6 @@ def _objects(
         yield Row(
             "retrieve-web", case, speeds["sangloc"], "MB/s", ORTHANC if theirs else "", theirs, 1.5, detail=speeds
         )
-        yield Row("retrieve-web", case, speeds["sangloc"], "MB/s", BOUND, speeds[BOUND], detail=speeds)
 
 
 def _metadata(systems: Mapping[str, Running], study: str, load: Load) -> Iterator[Row]:

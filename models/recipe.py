@@ -87,9 +87,9 @@ class TrainConfig:
 
 
 # The steps of the card's ablation table. `sources` is `plain` and what makes the sources alike (sampling, appearance,
-# believed labels), `first` more epochs of it (version 0.1.0 of the default model); `mixup`, `traits` and `drawn` add one
-# step each to `sources`, `member` is `traits` for as long as `first`; `distilled` is for a run with teachers, `tuned` for
-# one that begins with one of them.
+# believed labels), `first` more epochs of it (version 0.1.0 of the default model); `mixup`, `traits` and `drawn` add
+# one step each to `sources`, `member` is `traits` for as long as `first`; `distilled` is for a run with teachers,
+# `tuned` for one that begins with one of them.
 _PLAIN = TrainConfig(
     recipe="plain", shares=(), other_share=1.0, one_class_weight=1.0, soften=False, alike=False, mixup=0, traits=0,
     drawn=0,
