@@ -14,15 +14,10 @@ import json
 from pathlib import Path
 
 import cv2
-import imagecodecs
 import numpy as np
 import numpy.typing as npt
-from pydicom.dataset import Dataset
-from pydicom.encaps import encapsulate
-from pydicom.filebase import DicomBytesIO
-from pydicom.filewriter import write_dataset
-from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless
 
+from bench.triage import stored
 from inference.pixels import read_pixels
 from models.bundle import DEFAULT_BUNDLE, load_bundle
 from models.data import read_film, read_manifest
@@ -39,19 +34,6 @@ def _enlarged(film: npt.NDArray[np.generic], rng: np.random.Generator) -> npt.ND
     return np.asarray(np.clip(noisy, 0, 2**_BITS - 1), np.uint16)
 
 
-def _dataset(pixels: npt.NDArray[np.uint16], encoded: bytes | None) -> bytes:
-    image = Dataset()
-    image.Rows, image.Columns = pixels.shape
-    image.SamplesPerPixel, image.PhotometricInterpretation, image.PixelRepresentation = 1, "MONOCHROME2", 0
-    image.BitsAllocated, image.BitsStored, image.HighBit = 16, _BITS, _BITS - 1
-    image.PixelData = encapsulate([encoded]) if encoded else pixels.tobytes()
-    image["PixelData"].VR, image["PixelData"].is_undefined_length = "OB" if encoded else "OW", encoded is not None
-    buffer = DicomBytesIO()
-    buffer.is_little_endian, buffer.is_implicit_VR = True, False
-    write_dataset(buffer, image)
-    return buffer.getvalue()
-
-
 def main() -> None:
     """Print AUROC of Abnormal either way, and by how much the probabilities differ."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -63,9 +45,8 @@ def main() -> None:
     inputs: dict[str, list[npt.NDArray[np.float32]]] = {"whole": [], "halved": []}
     for film in films:
         large = _enlarged(read_film(film), rng)
-        stream = imagecodecs.jpeg2k_encode(large, level=0, reversible=True, codecformat="j2k", bitspersample=_BITS)
-        inputs["whole"].append(bundle.prepare(read_pixels(_dataset(large, None), 0, ExplicitVRLittleEndian)))
-        inputs["halved"].append(bundle.prepare(read_pixels(_dataset(large, bytes(stream)), 0, JPEG2000Lossless)))
+        for way, kind in (("whole", "raw"), ("halved", "j2k")):
+            inputs[way].append(bundle.prepare(read_pixels(*stored(large, kind))))
     net, labels = bundle.network(), np.array([film.abnormal for film in films])
     found = {way: 1 / (1 + np.exp(-logits_of(net, np.stack(each))[:, 0])) for way, each in inputs.items()}
     areas = {way: round(float(auroc(each, labels)), 4) for way, each in found.items()}

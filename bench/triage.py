@@ -28,6 +28,7 @@ from typing import Any
 
 import imagecodecs
 import numpy as np
+import numpy.typing as npt
 import pydicom
 import structlog
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -62,7 +63,11 @@ _KINDS: dict[str, tuple[str, Callable[[Any], Any]]] = {
 def film(seed: int, kind: str) -> Film:
     """A 12-bit film of 15 MB raw, as JPEG-LS (jls) or JPEG 2000 (j2k): the object, offset of its data set, syntax."""
     noise = np.random.default_rng(seed).integers(-6, 7, (ROWS, COLUMNS))
-    pixels = np.clip(chest(seed, rows=ROWS, columns=COLUMNS) + noise, 0, 4095).astype(np.uint16)
+    return stored(np.clip(chest(seed, rows=ROWS, columns=COLUMNS) + noise, 0, 4095).astype(np.uint16), kind)
+
+
+def stored(pixels: npt.NDArray[np.uint16], kind: str) -> Film:
+    """The same of pixels of 12 bits [rows, columns]."""
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = DX, generate_uid()
     meta.TransferSyntaxUID, encode = _KINDS[kind]
@@ -70,7 +75,7 @@ def film(seed: int, kind: str) -> Film:
     data.file_meta = meta
     data.SOPClassUID, data.SOPInstanceUID, data.Modality = DX, meta.MediaStorageSOPInstanceUID, "DX"
     data.StudyInstanceUID, data.SeriesInstanceUID = generate_uid(), generate_uid()
-    data.Rows, data.Columns = ROWS, COLUMNS
+    data.Rows, data.Columns = pixels.shape
     data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
     data.BitsAllocated, data.BitsStored, data.HighBit, data.PixelRepresentation = 16, 12, 11, 0
     data.WindowCenter, data.WindowWidth, data.RescaleSlope, data.RescaleIntercept = 2048, 4096, 1, 0
